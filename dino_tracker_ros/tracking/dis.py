@@ -1,0 +1,70 @@
+"""Dense inverse search flow (Kroeger et al. 2016) through OpenCV: fast, and without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dino_tracker_ros.tracking.pixels import unit_range
+
+DIS_PRESETS: dict[str, int] = {
+    "dis_ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "dis_fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "dis_medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+
+# Below this OpenCV finds no scale to work at.
+_SMALLEST_SIDE = 64
+
+
+@dataclass(frozen=True)
+class GrayFrame:
+    """A frame as DIS sees it.
+
+    Attributes:
+        gray: uint8, continued to the right and below where the frame is too small.
+        height, width: of the frame, px.
+    """
+
+    gray: NDArray[np.uint8]
+    height: int
+    width: int
+
+
+class Dis:
+    """Flow by dense inverse search on the CPU; see FlowEstimator.
+
+    Args:
+        preset: a key of DIS_PRESETS.
+        device: where results are put.
+    """
+
+    def __init__(self, preset: str, device: torch.device) -> None:
+        self._dis = cv2.DISOpticalFlow.create(DIS_PRESETS[preset])
+        self._device = device
+
+    def encode(self, images: Tensor) -> list[GrayFrame]:
+        """See FlowEstimator.encode."""
+        pictures = (unit_range(images, "cpu") * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        return [self._encode(np.ascontiguousarray(picture)) for picture in pictures]
+
+    def flow(self, sources: Sequence[GrayFrame], targets: Sequence[GrayFrame]) -> Tensor:
+        """See FlowEstimator.flow."""
+        flows = []
+        for source, target in zip(sources, targets, strict=True):
+            found = self._dis.calc(source.gray, target.gray, None)  # type: ignore[call-overload]
+            flows.append(torch.from_numpy(found[: source.height, : source.width]))
+        return torch.stack(flows).permute(0, 3, 1, 2).contiguous().to(self._device)
+
+    def _encode(self, picture: NDArray[np.uint8]) -> GrayFrame:
+        height, width = picture.shape[:2]
+        gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        below, right = max(0, _SMALLEST_SIDE - height), max(0, _SMALLEST_SIDE - width)
+        gray = cv2.copyMakeBorder(gray, 0, below, 0, right, cv2.BORDER_REPLICATE)
+        return GrayFrame(gray, height, width)  # type: ignore[arg-type]

@@ -1,0 +1,37 @@
+"""Pixel values as the networks want them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dino_tracker_ros.tracking.errors import FrameError
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def unit_range(images: Tensor, device: torch.device | str | None = None) -> Tensor:
+    """RGB images as float32 in 0..1.
+
+    Args:
+        images: [T, 3, H, W], uint8 in 0..255 or floating point already in 0..1.
+        device: where the result is to be; None leaves it where the images are.
+
+    Raises:
+        FrameError: another shape or type.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise FrameError(f"images have shape {tuple(images.shape)}: give [T, 3, height, width]")
+    if images.dtype == torch.uint8:
+        return images.to(device).float() / 255
+    if images.is_floating_point():
+        return images.to(device, torch.float32)
+    raise FrameError(f"images are {images.dtype}: give uint8, or floating point in 0..1")
+
+
+def imagenet_normalized(images: Tensor) -> Tensor:
+    """Float images in 0..1, [T, 3, H, W], with ImageNet's mean taken off and its spread made 1."""
+    mean = images.new_tensor(_IMAGENET_MEAN).view(3, 1, 1)
+    std = images.new_tensor(_IMAGENET_STD).view(3, 1, 1)
+    return (images - mean) / std
