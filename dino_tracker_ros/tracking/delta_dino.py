@@ -1,0 +1,124 @@
+"""Delta-DINO: the small network that learns what frozen features lack for this very video.
+
+Tumanyan et al. 2024, sec. 3.1. A CNN on the RGB picture whose output, zero at the start, is
+added to DINO's features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dino_tracker_ros.tracking.settings import DeltaDinoSettings
+from dino_tracker_ros.tracking.token_grid import TokenGrid
+
+FINAL_GAMMA = 0.05
+"""First scale of the last batch normalisation, as published: the residual grows slowly."""
+
+
+class BlurPool(nn.Module):
+    """Halves a feature map behind a [1, 3, 3, 1]/8 low-pass, so that it does not alias.
+
+    Output k lies on input coordinate 2k + 0.5: the even kernel has no centre pixel.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        kernel = (taps[:, None] * taps[None, :]).expand(channels, 1, 4, 4).contiguous()
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C, ceil(H/2), ceil(W/2)]."""
+        height, width = x.shape[-2:]
+        right, bottom = 1 + width % 2, 1 + height % 2
+        padded = F.pad(x, (1, right, 1, bottom), mode="replicate")
+        return F.conv2d(padded, self.kernel, stride=2, groups=x.shape[1])
+
+
+class ReflectedConv2d(nn.Conv2d):
+    """A convolution that keeps the size behind a reflected border, at any size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', H, W]."""
+        border = self.dilation[0] * (self.kernel_size[0] // 2)
+        # A reflection needs more pixels than it mirrors; tiny pictures have fewer.
+        mode = "reflect" if min(x.shape[-2:]) > border else "replicate"
+        padded = F.pad(x, (border,) * 4, mode=mode)
+        return F.conv2d(padded, self.weight, self.bias, dilation=self.dilation)
+
+
+class DeltaDino(nn.Module):
+    """The residual network.
+
+    Args:
+        channels: of the features it is added to.
+        settings: width, kernel and downscale; the published network is 64, 5 and 1.
+    """
+
+    STRIDE = 8
+    OFFSET = 3.5
+    """Where output 0 lies in the picture it sees, px: three blurs shift 0.5, 1 and 2 px."""
+
+    def __init__(self, channels: int, settings: DeltaDinoSettings) -> None:
+        super().__init__()
+        self.downscale = settings.downscale
+        width, kernel = settings.width, settings.kernel
+        layers: list[nn.Module] = []
+        inputs = 3
+        for outputs in (width, 2 * width, 4 * width):
+            layers += [
+                ReflectedConv2d(inputs, outputs, kernel),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+                BlurPool(outputs),
+            ]
+            inputs = outputs
+        last = ReflectedConv2d(inputs, channels, kernel, dilation=2)
+        normalization = nn.BatchNorm2d(channels)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        nn.init.constant_(normalization.weight, FINAL_GAMMA)
+        self.layers = nn.Sequential(*layers, last, normalization)
+
+    def forward(self, images: Tensor, grid: TokenGrid) -> Tensor:
+        """The residual at every token.
+
+        Args:
+            images: float [B, 3, H, W], ImageNet-normalised, not padded.
+            grid: where the tokens lie.
+
+        Returns:
+            [B, channels, grid.rows, grid.cols].
+        """
+        height, width = images.shape[-2:]
+        small = images
+        if self.downscale > 1:
+            size = (-(-height // self.downscale), -(-width // self.downscale))
+            small = F.interpolate(images, size, mode="bilinear", antialias=True)
+        maps = self.layers(small)
+        return _resample(maps, small.shape[-2:], (height, width), grid)
+
+
+def _resample(
+    maps: Tensor, seen: tuple[int, int] | torch.Size, image: tuple[int, int], grid: TokenGrid
+) -> Tensor:
+    """Bilinear values of the CNN's maps at the token centres."""
+    axes = []
+    for count, seen_side, side, cells in zip(
+        (grid.rows, grid.cols), seen, image, maps.shape[-2:], strict=True
+    ):
+        nodes = torch.arange(count, device=maps.device, dtype=torch.float32)
+        pixels = grid.to_pixels(torch.stack([nodes, nodes], dim=-1))[:, 0]
+        pixels = (pixels + 0.5) * (seen_side / side) - 0.5
+        index = (pixels - DeltaDino.OFFSET) / DeltaDino.STRIDE
+        axes.append(2 * index / max(cells - 1, 1) - 1)
+    y, x = torch.meshgrid(axes[0], axes[1], indexing="ij")
+    positions = torch.stack([x, y], dim=-1).to(maps.dtype)
+    return F.grid_sample(
+        maps,
+        positions.expand(len(maps), -1, -1, -1),
+        padding_mode="border",
+        align_corners=True,
+    )

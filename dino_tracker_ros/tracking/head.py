@@ -1,0 +1,109 @@
+"""The tracker head: from cosines between a point and every token to a position.
+
+Tumanyan et al. 2024, sec. 3.1. Exactly the published head, computed only where it matters: the
+softmax's denominator cancels inside the disc, so the refiner runs on a window around the best
+match instead of the whole map.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dino_tracker_ros.tracking.settings import HeadSettings
+from dino_tracker_ros.tracking.token_grid import TokenGrid
+
+REACH = 2
+"""How many tokens beyond the disc two 3x3 convolutions look."""
+
+
+class CostRefiner(nn.Module):
+    """Two 3x3 convolutions whose kernels are each divided by their own sum.
+
+    Args:
+        channels: hidden channels.
+        initialization: `random`, as published, or `smooth`: every kernel starts as the same
+            bump, so that the first position is already a sensible average.
+    """
+
+    def __init__(self, channels: int, initialization: str) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, 1, 3, padding=1)
+        if initialization == "smooth":
+            bump = torch.tensor([[1.0, 4.0, 1.0], [4.0, 16.0, 4.0], [1.0, 4.0, 1.0]]) / 36
+            for layer in (self.first, self.second):
+                with torch.no_grad():
+                    layer.weight.copy_(bump.expand_as(layer.weight))
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            # Equal channels would stay equal for ever: part them a little.
+            with torch.no_grad():
+                self.first.weight.mul_(1 + 0.1 * torch.randn_like(self.first.weight))
+
+    def forward(self, cost: Tensor, on_map: Tensor) -> Tensor:
+        """[B, 1, k, k] to [B, 1, k, k]; `on_map` bool [B, 1, k, k] is false outside the map,
+        where the convolutions read zeros as they do at the border of the whole map."""
+        hidden = F.conv2d(cost * on_map, _normalized(self.first.weight), self.first.bias, padding=1)
+        hidden = F.relu(hidden) * on_map
+        return F.conv2d(hidden, _normalized(self.second.weight), self.second.bias, padding=1)
+
+
+class TrackerHead(nn.Module):
+    """Positions from cost maps."""
+
+    def __init__(self, settings: HeadSettings) -> None:
+        super().__init__()
+        self.radius = settings.radius
+        self.refiner = CostRefiner(settings.channels, settings.initialization)
+
+    def forward(self, cost: Tensor, grid: TokenGrid) -> Tensor:
+        """The expected position inside a disc around the best match.
+
+        Args:
+            cost: [B, rows * cols], cosine of each point with every token, not negative.
+            grid: where the tokens lie.
+
+        Returns:
+            [B, 2], (x, y) working px.
+        """
+        best = cost.detach().argmax(dim=1)
+        rows, columns = best // grid.cols, best % grid.cols
+        reach = math.floor(self.radius / grid.stride) + REACH
+        steps = torch.arange(-reach, reach + 1, device=cost.device)
+        y = rows[:, None, None] + steps[None, :, None]
+        x = columns[:, None, None] + steps[None, None, :]
+        on_map = (y >= 0) & (y < grid.rows) & (x >= 0) & (x < grid.cols)
+        index = y.clamp(0, grid.rows - 1) * grid.cols + x.clamp(0, grid.cols - 1)
+        window = cost.gather(1, index.flatten(1)).view(index.shape)
+
+        refined = self.refiner(window[:, None], on_map[:, None])[:, 0]
+        disc = (steps.square()[:, None] + steps.square()[None, :]) * grid.stride**2
+        within = on_map & (disc <= self.radius**2)
+        weight = refined.masked_fill(~within, -torch.inf).flatten(1).softmax(dim=1)
+        weight = weight.view(index.shape)
+        offset_x = (weight.sum(dim=1) * steps).sum(dim=1)
+        offset_y = (weight.sum(dim=2) * steps).sum(dim=1)
+        nodes = torch.stack([columns + offset_x, rows + offset_y], dim=-1)
+        return grid.to_pixels(nodes)
+
+
+def cost_map(points: Tensor, targets: Tensor) -> Tensor:
+    """Cosine of point features with every token, cut off at zero.
+
+    Args:
+        points: [..., B, C], of unit length.
+        targets: [..., C, n], of unit length.
+
+    Returns:
+        [..., B, n].
+    """
+    return F.relu(points @ targets)
+
+
+def _normalized(weight: Tensor) -> Tensor:
+    total = weight.sum(dim=(2, 3), keepdim=True)
+    tiny = torch.where(total < 0, -1e-8, 1e-8)
+    return weight / torch.where(total.abs() < 1e-8, tiny, total)

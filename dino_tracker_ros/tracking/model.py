@@ -1,0 +1,47 @@
+"""What is optimized: Delta-DINO and the tracker head, nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dino_tracker_ros.tracking.delta_dino import DeltaDino
+from dino_tracker_ros.tracking.head import TrackerHead
+from dino_tracker_ros.tracking.pixels import imagenet_normalized, unit_range
+from dino_tracker_ros.tracking.precision import mixed
+from dino_tracker_ros.tracking.settings import Settings
+from dino_tracker_ros.tracking.token_grid import TokenGrid
+
+class TrackerModel(nn.Module):
+    """Delta-DINO and the head.
+
+    Args:
+        channels: of the frozen features.
+        settings: of the whole tracker; `optimizer.seed` makes the first weights repeatable.
+        precision: arithmetic of Delta-DINO's convolutions.
+    """
+
+    def __init__(self, channels: int, settings: Settings, precision: torch.dtype) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.optimizer.seed)
+            self.delta_dino = DeltaDino(channels, settings.delta_dino)
+            self.head = TrackerHead(settings.head)
+        self.delta_dino.to(memory_format=torch.channels_last)
+        self.precision = precision
+
+    def refine(self, images: Tensor, raw: Tensor, grid: TokenGrid) -> Tensor:
+        """Frozen features plus their learned residual.
+
+        Args:
+            images: uint8 [B, 3, H, W].
+            raw: [B, C, rows, cols].
+
+        Returns:
+            float32 [B, C, rows * cols].
+        """
+        pictures = imagenet_normalized(unit_range(images))
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        with mixed(images.device, self.precision):
+            residual = self.delta_dino(pictures, grid)
+        return (raw.float() + residual.float()).flatten(2)

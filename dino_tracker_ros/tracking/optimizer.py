@@ -1,0 +1,329 @@
+"""Test-time optimization: the model is fitted to the clip at hand.
+
+Tumanyan et al. 2024, sec. 3.3 and supplement: Adam on five losses and a cycle loss.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dino_tracker_ros.tracking import losses
+from dino_tracker_ros.tracking.best_buddies import mutual_nearest
+from dino_tracker_ros.tracking.errors import OptimizationError
+from dino_tracker_ros.tracking.matching import predict, unit_length
+from dino_tracker_ros.tracking.model import TrackerModel
+from dino_tracker_ros.tracking.sampling import (
+    BuddyTable,
+    draw_shares,
+    sample_buddies,
+    sample_flow,
+    sample_points,
+)
+from dino_tracker_ros.tracking.settings import Settings
+from dino_tracker_ros.tracking.token_grid import TokenGrid
+from dino_tracker_ros.tracking.trajectories import Trajectories
+
+REPORT_EVERY = 10
+"""Iterations between two looks at the losses: each look waits for the device."""
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """How far the optimization is."""
+
+    iteration: int
+    iterations: int
+    seconds: float
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How the optimization ended: `stopped` is iterations, time_budget or cancelled."""
+
+    iterations: int
+    seconds: float
+    stopped: str
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ClipData:
+    """Everything the losses learn from, on one device.
+
+    Attributes:
+        images: uint8 [T, 3, H, W].
+        features: frozen, [T, C, rows, cols].
+        grid: where the tokens lie.
+        trajectories: of flow.
+        trajectory_foreground: bool [M].
+        buddies: DINO best buddies and the frame pairs that were searched.
+        foreground: bool [T, rows * cols].
+    """
+
+    images: Tensor
+    features: Tensor
+    grid: TokenGrid
+    trajectories: Trajectories
+    trajectory_foreground: Tensor
+    buddies: BuddyTable
+    foreground: Tensor
+
+
+def optimize(
+    model: TrackerModel,
+    data: ClipData,
+    settings: Settings,
+    iterations: int,
+    progress: Callable[[FitProgress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> FitReport:
+    """Fits the model to a clip, starting from the weights it has.
+
+    The time budget counts from the call; the schedule follows whichever of iterations and
+    budget runs out first, so that a short budget still ends at a small learning rate.
+
+    Raises:
+        OptimizationError: a loss is not finite; the model is as it was before the call.
+    """
+    before = copy.deepcopy(model.state_dict())
+    device = data.images.device
+    generator = torch.Generator(device=device).manual_seed(settings.optimizer.seed)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": list(model.delta_dino.parameters())},
+            {"params": list(model.head.parameters())},
+        ],
+        lr=settings.optimizer.learning_rate,
+    )
+    started = time.monotonic()
+    budget = settings.optimizer.time_budget or math.inf
+    stopped = "iterations"
+    values: dict[str, float] = {}
+    done = 0
+    model.train()
+    try:
+        while done < iterations:
+            if cancelled is not None and cancelled():
+                stopped = "cancelled"
+                break
+            elapsed = time.monotonic() - started
+            if elapsed >= budget:
+                stopped = "time_budget"
+                break
+            share = max(done / iterations, elapsed / budget)
+            _set_learning_rates(optimizer, settings, done, share)
+            terms = _losses(model, data, settings, share, generator)
+            total = torch.stack(list(terms.values())).sum()
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            done += 1
+            if done % REPORT_EVERY == 0 or done == iterations:
+                values = _finite(terms, done)
+                if progress is not None:
+                    seconds = time.monotonic() - started
+                    progress(FitProgress(done, iterations, seconds, values))
+        if done:
+            _settle_normalization(model, data, settings)
+    except BaseException:
+        model.load_state_dict(before)
+        raise
+    finally:
+        model.eval()
+    return FitReport(done, time.monotonic() - started, stopped, values)
+
+
+def _losses(
+    model: TrackerModel,
+    data: ClipData,
+    settings: Settings,
+    share: float,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Every loss of one iteration, weighted, by name."""
+    weights, options, grid = settings.loss, settings.optimizer, data.grid
+    device = data.images.device
+    size = (grid.height, grid.width)
+    table = data.buddies
+    count = max(1, min(options.frames // 2, len(table.pairs)))
+    chosen = torch.randperm(len(table.pairs), generator=generator, device=device)[:count]
+    frames = table.pairs[chosen].reshape(-1)  # pair p is frames 2p and 2p + 1
+    raw = data.features[frames]
+    tokens = model.refine(data.images[frames], raw, grid)
+    raw = raw.float().flatten(2)
+    units = unit_length(tokens, dim=1)
+    terms: dict[str, Tensor] = {}
+
+    if weights.flow > 0:
+        sample = sample_flow(
+            data.trajectories,
+            data.trajectory_foreground,
+            frames,
+            options.flow_points,
+            settings.foreground.flow_share,
+            generator,
+        )
+        predicted = predict(tokens, units, grid, model.head, sample.source, sample.points)
+        terms["flow"] = weights.flow * losses.position_loss(
+            predicted, sample.target, sample.weight, size, weights.huber
+        )
+
+    sources, targets = units[0::2], units[1::2]
+    if weights.dino_best_buddies > 0:
+        index, weight = sample_buddies(
+            table, chosen, options.pair_points, settings.foreground.best_buddy_share, generator
+        )
+        buddies = table.buddies
+        if len(buddies):
+            weight = (
+                weight
+                * losses.ambiguity_weight(buddies.ambiguity[index])
+                * losses.similarity_weight(buddies.cosine[index])
+            )
+            both = _both_ways(sources, targets, buddies.tokens[index], weight, weights.temperature)
+            terms["dino_best_buddies"] = (
+                weights.dino_best_buddies * 0.5 * both / losses.DINO_DIVISOR
+            )
+
+    self_supervised = share >= weights.self_supervised_start
+    if self_supervised and weights.refined_best_buddies > 0:
+        with torch.no_grad():
+            tokens_of, weight = _refined_buddies(
+                sources, targets, data.foreground[frames[0::2]], settings, generator
+            )
+        both = _both_ways(sources, targets, tokens_of, weight, weights.temperature)
+        terms["refined_best_buddies"] = (
+            weights.refined_best_buddies * 0.5 * both / losses.REFINED_DIVISOR
+        )
+
+    if self_supervised and weights.cycle > 0:
+        terms["cycle"] = weights.cycle * _cycle(
+            model, data, frames, tokens, units, settings, generator
+        )
+
+    if weights.norm > 0:
+        terms["norm"] = weights.norm * losses.norm_prior(tokens, raw)
+    if weights.angle > 0:
+        terms["angle"] = weights.angle * losses.angle_prior(tokens, raw)
+    return terms
+
+
+def _both_ways(
+    sources: Tensor, targets: Tensor, tokens: Tensor, weight: Tensor, temperature: float
+) -> Tensor:
+    """The contrastive loss from source to target and back; tokens int64 [P, K, 2]."""
+    channels = sources.shape[1]
+    first = sources.gather(2, tokens[:, None, :, 0].expand(-1, channels, -1)).transpose(1, 2)
+    second = targets.gather(2, tokens[:, None, :, 1].expand(-1, channels, -1)).transpose(1, 2)
+    there = losses.contrastive_loss(first, targets, tokens[..., 1], weight, temperature)
+    back = losses.contrastive_loss(second, sources, tokens[..., 0], weight, temperature)
+    return there + back
+
+
+def _refined_buddies(
+    sources: Tensor,
+    targets: Tensor,
+    foreground: Tensor,
+    settings: Settings,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Mutual nearest neighbours of the refined features: tokens [P, K, 2], weights [P, K]."""
+    n = sources.shape[2]
+    device = sources.device
+    mutual = torch.zeros(len(sources), n, dtype=torch.bool, device=device)
+    partner = torch.zeros(len(sources), n, dtype=torch.long, device=device)
+    cosine = torch.zeros(len(sources), n, device=device)
+    for p, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        similarity = source.T @ target
+        rows, columns = mutual_nearest(similarity)
+        mutual[p, rows] = True
+        partner[p, rows] = columns
+        cosine[p, rows] = similarity[rows, columns]
+    share = settings.foreground.best_buddy_share
+    index, weight = draw_shares(
+        mutual & foreground,
+        mutual & ~foreground,
+        settings.optimizer.pair_points,
+        share,
+        generator,
+    )
+    weight = weight * losses.similarity_weight(cosine.gather(1, index))
+    return torch.stack([index, partner.gather(1, index)], dim=-1), weight
+
+
+def _cycle(
+    model: TrackerModel,
+    data: ClipData,
+    frames: Tensor,
+    tokens: Tensor,
+    units: Tensor,
+    settings: Settings,
+    generator: torch.Generator,
+) -> Tensor:
+    """Random points there and back. Only the way back teaches: what it should find, the point
+    itself, is known, whereas the way there has nothing but its own output to compare with."""
+    grid, weights = data.grid, settings.loss
+    points = sample_points(
+        data.foreground[frames],
+        settings.optimizer.pair_points // 2,
+        settings.foreground.best_buddy_share,
+        grid,
+        generator,
+    )
+    here = torch.arange(len(frames), device=points.device)
+    there = here ^ 1  # the other frame of the pair
+    rows = here[:, None].expand(points.shape[:2])
+    with torch.no_grad():
+        reached = predict(tokens, units, grid, model.head, rows, points, there)
+    returned = predict(tokens, units, grid, model.head, rows ^ 1, reached)
+    error = (returned.detach() - points).norm(dim=-1)
+    weight = losses.cycle_weight(error, weights.cycle_error, weights.cycle_decay)
+    size = (grid.height, grid.width)
+    return losses.position_loss(returned, points, weight, size, weights.huber)
+
+
+def _set_learning_rates(
+    optimizer: torch.optim.Optimizer, settings: Settings, iteration: int, share: float
+) -> None:
+    delta_dino, head = optimizer.param_groups
+    base = settings.optimizer.learning_rate
+    if settings.optimizer.schedule == "published":
+        delta_dino["lr"], head["lr"] = base * 0.999 ** (iteration // 40), base
+    else:
+        rise = min(1.0, (share + 0.01) / 0.1)
+        rate = base * rise * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+        delta_dino["lr"], head["lr"] = rate, rate
+
+
+def _finite(terms: dict[str, Tensor], iteration: int) -> dict[str, float]:
+    values = {name: float(term) for name, term in terms.items()}
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    if broken:
+        raise OptimizationError(
+            f"loss '{broken[0]}' is {values[broken[0]]} after {iteration} iterations: "
+            "lower optimizer.learning_rate"
+        )
+    return values
+
+
+def _settle_normalization(model: TrackerModel, data: ClipData, settings: Settings) -> None:
+    """Batch statistics of the whole clip: running ones lag behind weights that moved fast."""
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over batches
+    step = settings.optimizer.frames
+    with torch.no_grad():
+        for k in range(0, len(data.images), step):
+            model.refine(data.images[k : k + step], data.features[k : k + step], data.grid)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum

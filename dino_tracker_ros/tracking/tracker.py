@@ -1,0 +1,374 @@
+"""DinoTracker: the one door to the tracker. Frames in, tracks out."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dino_tracker_ros.tracking.backbone import load_backbone
+from dino_tracker_ros.tracking.best_buddies import choose_pairs, find_best_buddies
+from dino_tracker_ros.tracking.clip import Frame, WorkingSize, working_size
+from dino_tracker_ros.tracking.device import find_device, find_precision
+from dino_tracker_ros.tracking.errors import ClipError, FrameError, QueryError
+from dino_tracker_ros.tracking.flow import load_flow
+from dino_tracker_ros.tracking.inference import RefinedClip, refine_clip, track
+from dino_tracker_ros.tracking.matching import unit_length
+from dino_tracker_ros.tracking.model import TrackerModel
+from dino_tracker_ros.tracking.optimizer import ClipData, FitProgress, FitReport, optimize
+from dino_tracker_ros.tracking.saliency import salient_tokens
+from dino_tracker_ros.tracking.sampling import index_by_pair
+from dino_tracker_ros.tracking.settings import Settings
+from dino_tracker_ros.tracking.token_grid import TokenGrid
+from dino_tracker_ros.tracking.tracks import Tracks
+from dino_tracker_ros.tracking.trajectories import (
+    FlowPair,
+    Trajectories,
+    chain,
+    check_direct,
+    log_offsets,
+)
+from dino_tracker_ros.tracking.weights import WeightsCache
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """One frame with all that is computed once about it."""
+
+    stamp: int
+    image: Tensor  # uint8 [3, H, W], working size
+    features: Tensor  # [C, rows, cols]
+    encoded: Any  # what the flow estimator needs
+    mask: Tensor | None  # bool [rows * cols]
+    flow_from_previous: FlowPair | None
+
+
+class DinoTracker:
+    """Tracks points through the frames it has observed.
+
+    Frames are observed one by one, the model is fitted to them, and any number of query points
+    is tracked. `forget` slides the clip on; the fit is kept and refined by the next `fit`.
+
+    Args:
+        settings: the whole tree; see `settings.preset`.
+        cache: where weights are kept; None takes the user's cache.
+
+    Raises:
+        DeviceError: the device is not there.
+        WeightsError: weights cannot be had.
+        SettingError: the model has no such block or stride.
+    """
+
+    def __init__(self, settings: Settings, cache: WeightsCache | None = None) -> None:
+        self.settings = settings
+        self.device = find_device(settings.device)
+        precision = find_precision(settings.precision, self.device)
+        # Gradients underflow in float16; the frozen networks do not mind.
+        self._fit_precision = torch.float32 if precision == torch.float16 else precision
+        cache = WeightsCache() if cache is None else cache
+        self._backbone = load_backbone(
+            settings.backbone.model,
+            cache=cache,
+            weights=settings.backbone.weights,
+            blocks=(settings.backbone.block,),
+            stride=settings.backbone.stride,
+            final_norm=settings.backbone.final_norm,
+            precision=precision,
+            device=self.device,
+        )
+        self._flow = load_flow(
+            settings.flow.method,
+            cache=cache,
+            weights=settings.flow.weights,
+            updates=settings.flow.updates,
+            precision=precision,
+            device=self.device,
+        )
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self.reset()
+
+    def reset(self) -> None:
+        """Drops all frames and what the model has learnt."""
+        self._frames: list[_Observed] = []
+        self._size: WorkingSize | None = None
+        self._model = TrackerModel(self._backbone.channels, self.settings, self._fit_precision)
+        self._model.to(self.device).eval()
+        self._fitted = False
+        self._refined: RefinedClip | None = None
+
+    @property
+    def frame_count(self) -> int:
+        """Frames the clip holds now."""
+        return len(self._frames)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of the input frames, px; None before the first."""
+        return None if self._size is None else (self._size.input_height, self._size.input_width)
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds spent in each stage since the tracker was made."""
+        return dict(self._seconds)
+
+    def observe(self, frame: Frame) -> None:
+        """Adds a frame to the clip: its features, and flow from and to the frame before.
+
+        Raises:
+            FrameError: its size differs from the clip's, or its stamp is not later than the last.
+        """
+        height, width = frame.image.shape[:2]
+        size = self._size or working_size(width, height, self.settings.clip.longest_side)
+        if (width, height) != (size.input_width, size.input_height):
+            raise FrameError(
+                f"frame is {width}x{height}, the clip is {size.input_width}x{size.input_height}: "
+                "reset the tracker, or send frames of one size"
+            )
+        if self._frames and frame.stamp <= self._frames[-1].stamp:
+            raise FrameError(
+                f"frame's stamp is {frame.stamp} ns, the clip's last is "
+                f"{self._frames[-1].stamp} ns: send frames in order, or reset the tracker"
+            )
+        picture = np.ascontiguousarray(size.resize(frame.image).transpose(2, 0, 1))
+        image = torch.from_numpy(picture).to(self.device)
+        with self._stage("features"):
+            (features,) = self._backbone.features(image[None])
+        with self._stage("flow"):
+            (encoded,) = self._flow.encode(image[None])
+            before = self._frames[-1].encoded if self._frames else None
+            flow = None if before is None else self._both_ways(before, encoded)
+        self._frames.append(
+            _Observed(
+                stamp=frame.stamp,
+                image=image,
+                features=features[0],
+                encoded=encoded,
+                mask=self._token_mask(frame, size),
+                flow_from_previous=flow,
+            )
+        )
+        self._size = size
+        self._refined = None
+
+    def forget(self, frames: int) -> None:
+        """Drops the oldest frames; what the model has learnt is kept.
+
+        Raises:
+            ClipError: the clip holds fewer.
+        """
+        if not 0 <= frames <= len(self._frames):
+            raise ClipError(f"cannot forget {frames} frames: the clip holds {len(self._frames)}")
+        del self._frames[:frames]
+        self._refined = None
+
+    def fit(
+        self,
+        progress: Callable[[FitProgress], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> FitReport:
+        """Optimizes the model on the clip, from the previous fit if there is one.
+
+        Args:
+            progress: told every few iterations.
+            cancelled: asked before every iteration; true ends the fit, keeping what was learnt.
+
+        Raises:
+            ClipError: fewer than two frames.
+            OptimizationError: it diverged; the model is as it was before.
+        """
+        if len(self._frames) < 2:
+            raise ClipError(
+                f"the clip holds {len(self._frames)} frames: observe at least 2 before fitting"
+            )
+        data = self._clip_data()
+        options = self.settings.optimizer
+        iterations = options.warm_iterations if self._fitted else options.iterations
+        self._refined = None
+        with self._stage("fit"):
+            report = optimize(self._model, data, self.settings, iterations, progress, cancelled)
+        self._fitted = True
+        return report
+
+    def track(self, queries: NDArray[np.float32]) -> Tracks:
+        """Tracks query points through every frame of the clip, forward and backward.
+
+        Args:
+            queries: [N, 3], (t, x, y): frame index in the clip and position in input px.
+
+        Raises:
+            ClipError: the clip is empty.
+            QueryError: a query's frame is not in the clip, or its point not in the image.
+        """
+        if self._size is None or not self._frames:
+            raise ClipError("the clip is empty: observe frames before tracking")
+        size = self._size
+        queries = self._checked(queries, size)
+        if len(queries) == 0:
+            return self._no_tracks(queries, size)
+        working = queries.copy()
+        working[:, 1:] = size.to_working(queries[:, 1:])
+        with self._stage("track"):
+            result = track(
+                self._refined_clip(),
+                torch.from_numpy(working).to(self.device),
+                self.settings.inference,
+            )
+            points = size.to_input(result.points.cpu().numpy())
+        points[np.arange(len(queries)), queries[:, 0].astype(int)] = queries[:, 1:]
+        return Tracks(
+            queries=queries,
+            points=points,
+            occluded=result.occluded.cpu().numpy(),
+            confidence=result.confidence.cpu().numpy(),
+            stamps=self._stamps(),
+            width=size.input_width,
+            height=size.input_height,
+        )
+
+    def _checked(self, queries: NDArray[np.float32], size: WorkingSize) -> NDArray[np.float32]:
+        queries = np.asarray(queries, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != 3:
+            raise QueryError(f"queries have shape {queries.shape}: give [N, 3], (t, x, y)")
+        t, x, y = queries.T
+        in_clip = (t >= 0) & (t < len(self._frames)) & (t == np.floor(t))
+        in_image = (
+            (x >= -0.5) & (x <= size.input_width - 0.5)
+            & (y >= -0.5) & (y <= size.input_height - 0.5)
+        )  # fmt: skip
+        for n in np.flatnonzero(~(in_clip & in_image))[:1]:
+            raise QueryError(
+                f"query {n} is (t={t[n]:g}, x={x[n]:g}, y={y[n]:g}): give a frame in "
+                f"0..{len(self._frames) - 1} and a point inside the "
+                f"{size.input_width}x{size.input_height} image"
+            )
+        return queries
+
+    def _no_tracks(self, queries: NDArray[np.float32], size: WorkingSize) -> Tracks:
+        shape = (0, len(self._frames))
+        return Tracks(
+            queries=queries,
+            points=np.zeros((*shape, 2), np.float32),
+            occluded=np.zeros(shape, bool),
+            confidence=np.zeros(shape, np.float32),
+            stamps=self._stamps(),
+            width=size.input_width,
+            height=size.input_height,
+        )
+
+    def _stamps(self) -> NDArray[np.int64]:
+        return np.array([frame.stamp for frame in self._frames], np.int64)
+
+    def _refined_clip(self) -> RefinedClip:
+        if self._refined is None:
+            images, features = self._stacked()
+            self._refined = refine_clip(
+                self._model, images, features, self._grid(), self.settings.optimizer.frames
+            )
+        return self._refined
+
+    def _clip_data(self) -> ClipData:
+        """What the losses learn from, in one piece."""
+        settings, grid = self.settings, self._grid()
+        images, features = self._stacked()
+        units = unit_length(features, dim=1)
+        with self._stage("trajectories"):
+            trajectories = self._trajectories()
+        with self._stage("best_buddies"):
+            pairs = choose_pairs(
+                len(images), settings.best_buddies.pairs, settings.optimizer.seed
+            )
+            buddies = find_best_buddies(units, grid, pairs, trajectories, settings.best_buddies)
+            foreground = self._foreground(units)
+        start = trajectories.points[
+            torch.arange(len(trajectories.start), device=self.device), trajectories.start
+        ]
+        node = grid.to_grid(start).round().long()
+        token = node[:, 1].clamp(0, grid.rows - 1) * grid.cols + node[:, 0].clamp(0, grid.cols - 1)
+        return ClipData(
+            images=images,
+            features=features,
+            grid=grid,
+            trajectories=trajectories,
+            trajectory_foreground=foreground[trajectories.start, token],
+            buddies=index_by_pair(buddies, pairs, foreground),
+            foreground=foreground,
+        )
+
+    def _trajectories(self) -> Trajectories:
+        options = self.settings.trajectories
+        flows = [
+            frame.flow_from_previous
+            for frame in self._frames[1:]
+            if frame.flow_from_previous is not None
+        ]
+        found = chain(flows, options.spacing, options.loop_error)
+        count = len(self._frames)
+        offsets = {
+            "all": list(range(1, count)),
+            "log": log_offsets(count),
+            "none": [],
+        }[options.direct_flow]
+        encoded = [frame.encoded for frame in self._frames]
+        return check_direct(
+            found,
+            lambda s, t: self._both_ways(encoded[s], encoded[t]),
+            offsets,
+            options.loop_error,
+            options.direct_error,
+        )
+
+    def _foreground(self, units: Tensor) -> Tensor:
+        """bool [T, rows * cols]: the user's masks where there are any, else saliency."""
+        if self.settings.foreground.source == "none":
+            return torch.ones(len(units), units[0, 0].numel(), dtype=torch.bool, device=self.device)
+        salient = salient_tokens(units).flatten(1)
+        rows = [
+            found if frame.mask is None else frame.mask
+            for frame, found in zip(self._frames, salient, strict=True)
+        ]
+        return torch.stack(rows)
+
+    def _token_mask(self, frame: Frame, size: WorkingSize) -> Tensor | None:
+        if frame.mask is None:
+            return None
+        mask = torch.from_numpy(size.resize_mask(frame.mask))
+        centres = self._backbone.grid(size.height, size.width).centres().round().long()
+        x = centres[..., 0].clamp(0, size.width - 1)
+        y = centres[..., 1].clamp(0, size.height - 1)
+        return mask[y, x].flatten().to(self.device)
+
+    def _both_ways(self, first: Any, second: Any) -> FlowPair:
+        there, back = self._flow.flow([first, second], [second, first])
+        return there, back
+
+    def _grid(self) -> TokenGrid:
+        if self._size is None:
+            raise ClipError("the clip is empty: observe frames first")
+        return self._backbone.grid(self._size.height, self._size.width)
+
+    def _stacked(self) -> tuple[Tensor, Tensor]:
+        images = torch.stack([frame.image for frame in self._frames])
+        return images, torch.stack([frame.features for frame in self._frames])
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self._wait()
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._wait()
+            self._seconds[name] += time.perf_counter() - started
+
+    def _wait(self) -> None:
+        # A GPU works behind Python's back: without waiting, the next stage would be billed.
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
