@@ -162,7 +162,7 @@ def _losses(
     units = unit_length(tokens, dim=1)
     terms: dict[str, Tensor] = {}
 
-    if weights.flow > 0:
+    if weights.flow > 0 and len(data.trajectories.start):
         sample = sample_flow(
             data.trajectories,
             data.trajectory_foreground,
@@ -304,7 +304,7 @@ def _set_learning_rates(
 
 
 def _finite(terms: dict[str, Tensor], iteration: int) -> dict[str, float]:
-    values = {name: float(term) for name, term in terms.items()}
+    values = {name: float(term.detach()) for name, term in terms.items()}
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
         raise OptimizationError(

@@ -162,7 +162,7 @@ def check_direct(
             apart = (direct - points[there, t]).norm(dim=-1) >= direct_error
             wrong = there[closed & apart, None]
             first = s + (offsets[k - 1] if k else 0) + 1
-            end = s + offsets[k + 1] if k + 1 < len(offsets) else frames
+            end = min(frames, s + offsets[k + 1]) if k + 1 < len(offsets) else frames
             valid[wrong, torch.arange(first, end, device=wrong.device)] = False
     return _kept(Trajectories(points, valid, start), min_frames=2)
 
