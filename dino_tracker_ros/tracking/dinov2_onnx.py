@@ -52,8 +52,10 @@ def read_onnx(data: bytes) -> OnnxGraph:
     tensors: dict[str, NDArray[np.float32]] = {}
     inputs: dict[str, tuple[str, ...]] = {}
     try:
-        (graph,) = _all(view, _MODEL_GRAPH)
-        for field, value in _fields(graph):
+        graphs = _all(view, _MODEL_GRAPH)
+        if len(graphs) != 1:
+            raise ValueError(f"not a readable ONNX file: {len(graphs)} graphs in it")
+        for field, value in _fields(graphs[0]):
             if field == _GRAPH_INITIALIZER:
                 name, tensor = _read_tensor(value)
                 tensors[name] = tensor

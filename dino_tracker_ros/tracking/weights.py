@@ -26,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 CACHE_VARIABLE = "DINO_TRACKER_CACHE"
 _HUB = "https://huggingface.co"
 _TORCHVISION = "https://download.pytorch.org/models"
-_MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_MODEL_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class WeightStatus:
         source: where that file comes from, or where it would be fetched first.
         size: bytes; 0 if absent.
         sha256: of the file; empty if absent.
-        pinned: the hash was known before the download, in full or in part. Otherwise it is the one
-            the source stated at the first download, and later files must equal it.
+        pinned: the hash is written in this module, in full or in part. Otherwise it is the one the
+            source stated at the first download, recorded beside the file to hold later ones to it.
         problem: why a file that is there is not used; empty if nothing is wrong.
     """
 
@@ -337,7 +337,7 @@ class WeightsCache:
 
 
 def _fetch_web(source: WebSource, path: Path) -> None:
-    expected = source.sha256 or _stated_sha256(source)
+    expected = _expected(source, path) or _stated_sha256(source)
     partial = path.with_name(path.name + ".part")
     resumed = partial.exists()
     download(source.url, partial)
@@ -352,7 +352,7 @@ def _fetch_web(source: WebSource, path: Path) -> None:
         raise WeightsError(_mismatch(Path(source.url), expected, actual))
     if not source.sha256:
         _LOG.warning(
-            "%s: no hash is known beforehand; trusting sha256 %s stated by the source, from now on",
+            "%s: no hash was known beforehand; trusting sha256 %s, which the source stated",
             source.url,
             actual,
         )
