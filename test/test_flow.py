@@ -48,8 +48,8 @@ def as_tensor(photo: NDArray[np.uint8]) -> Tensor:
 def moved(picture: Tensor, matrix: Tensor) -> Tensor:
     """uint8 [3, H, W] seen through an affine map of its normalised coordinates."""
     grid = F.affine_grid(matrix[None], [1, *picture.shape], align_corners=True)
-    options = {"mode": "bilinear", "padding_mode": "border", "align_corners": True}
-    return F.grid_sample(picture[None].float(), grid, **options)[0].round().byte()
+    found = F.grid_sample(picture[None].float(), grid, padding_mode="border", align_corners=True)
+    return found[0].round().byte()
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,14 @@ class Harmful:
 
 @pytest.mark.parametrize(
     "content",
-    [b"text", pickle.dumps(Harmful()), "harmful", [1, 2], {"a": 1}, {"module.a": torch.ones(1)}],
+    [
+        b"text",
+        pickle.dumps(Harmful(), protocol=2),
+        "harmful",
+        [1, 2],
+        {"a": 1},
+        {"module.a": torch.ones(1)},
+    ],
 )
 def test_files_that_are_no_checkpoint(tmp_path: Path, content: object) -> None:
     path = tmp_path / "raft.pth"

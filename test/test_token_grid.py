@@ -86,7 +86,7 @@ def test_sampling_outside_takes_the_border_and_half_precision_keeps_positions() 
     features = grid.centres().permute(2, 0, 1)[None]
     far = torch.tensor([[[-100.0, 500.0]]])
     torch.testing.assert_close(grid.sample(features, far), torch.tensor([[[-0.5, 139.5]]]))
-    # Values below 256 with a step of 1 are exact in bfloat16; a bfloat16 position would be 0.25 off.
+    # Small whole numbers are exact in bfloat16; a position in bfloat16 would be 0.25 px off.
     nodes = grid.to_grid(features[:, :1]).to(torch.bfloat16)
     point = torch.tensor([[[100.3, 10.0]]])
     found = grid.sample(nodes, point)
