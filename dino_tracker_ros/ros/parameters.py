@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,16 +119,16 @@ class NodeParameters:
 
     Args:
         node: an rclpy node.
-        automatic_preset: name of the preset that `auto` means on this machine.
+        automatic_preset: asked for the preset that `auto` means on this machine.
     """
 
-    def __init__(self, node: Any, automatic_preset: str) -> None:
+    def __init__(self, node: Any, automatic_preset: Callable[[], str]) -> None:
         self._node = node
         self._in_use = False
         self._problems: dict[str, str] = {}
         self._declare(StartSettings(), read_only=True)
         self.start = with_values(StartSettings(), self._values(StartSettings()))
-        chosen = automatic_preset if self.start.preset == AUTO_PRESET else self.start.preset
+        chosen = automatic_preset() if self.start.preset == AUTO_PRESET else self.start.preset
         self._tracker_defaults = preset(chosen)
         self.preset = chosen
         self._declare(self._tracker_defaults)

@@ -8,7 +8,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PointStamped, PolygonStamped
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined, unused-ignore]
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
 from sensor_msgs.msg import Image
@@ -56,7 +56,7 @@ class TrackerNode(LifecycleNode):
     ) -> None:
         super().__init__("dino_tracker", **options)
         self._load_tracker = load
-        self._settings = NodeParameters(self, automatic_preset())
+        self._settings = NodeParameters(self, automatic_preset)
         self._node_settings = NodeSettings()
         self._tracker_settings = Settings()
         self._frames: ClipBuffer | None = None
@@ -102,7 +102,7 @@ class TrackerNode(LifecycleNode):
         """Reads the parameters and loads the weights."""
         try:
             self._configure()
-        except Exception as error:  # noqa: BLE001, rclpy would finalize the node and say nothing
+        except Exception as error:  # rclpy would finalize the node and say nothing
             self._configure_failed = True
             self._error(f"cannot configure: {describe_error(error)}")
             self._release()
@@ -113,7 +113,8 @@ class TrackerNode(LifecycleNode):
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
         """Subscribes to the camera."""
-        assert self._worker is not None and self._camera is not None
+        assert self._worker is not None
+        assert self._camera is not None
         self._is_paused = False
         result = super().on_activate(state)
         self._worker.activate()
@@ -124,7 +125,8 @@ class TrackerNode(LifecycleNode):
 
     def on_deactivate(self, state: State) -> TransitionCallbackReturn:
         """Unsubscribes and cancels a running optimization."""
-        assert self._worker is not None and self._camera is not None
+        assert self._worker is not None
+        assert self._camera is not None
         self._camera.close()
         self._worker.deactivate()
         return self._enter("inactive", super().on_deactivate(state))
@@ -286,10 +288,12 @@ class TrackerNode(LifecycleNode):
         )
 
 
-def main(args: list[str] | None = None) -> None:
+def main(
+    args: list[str] | None = None, load: Callable[[Settings], PointTracker] = load_tracker
+) -> None:
     """Runs the node until SIGINT, SIGTERM or its context's shutdown."""
     rclpy.init(args=args)
-    node = TrackerNode()
+    node = TrackerNode(load)
     try:
         node.start()
         rclpy.spin(node)

@@ -276,7 +276,7 @@ class Worker:
     def _run(self) -> None:
         try:
             tracker = self._load()
-        except BaseException as error:  # noqa: BLE001, told to whoever waits in start()
+        except BaseException as error:  # told to whoever waits in start()
             self._load_error = error
             return
         finally:
@@ -284,7 +284,7 @@ class Worker:
         while not self._stop.is_set():
             try:
                 self._step(tracker)
-            except Exception as error:  # noqa: BLE001, the thread must live on
+            except Exception as error:  # the thread must live on
                 self._on_error(f"worker: {describe_error(error)}")
         del tracker
         self._release()
@@ -328,7 +328,7 @@ class Worker:
         self._note(stage="observing", tracker=tracker)
         try:
             tracker.observe(item.frame)
-        except Exception as error:  # noqa: BLE001, one bad frame is one bad frame
+        except Exception as error:  # one bad frame is one bad frame
             self._buffer.count_drop(Drop.REFUSED, received=False)
             self._on_error(f"frame {item.frame.stamp}: {describe_error(error)}")
             if is_out_of_memory(error):
@@ -351,7 +351,7 @@ class Worker:
                 return
             self._track(tracker, clip_id)
             self._note(last_clip_failed=not fitted)
-        except Exception as error:  # noqa: BLE001, a failed clip must not end the stream
+        except Exception as error:  # a failed clip must not end the stream
             self._on_error(f"clip {clip_id}: {describe_error(error)}")
             self._note(clips_failed=self.status().clips_failed + 1, last_clip_failed=True)
             if is_out_of_memory(error):

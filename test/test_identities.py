@@ -1,0 +1,138 @@
+"""Points that live on from clip to clip."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dino_tracker_ros.tracking.identities import (
+    as_queries,
+    carried_over,
+    no_points,
+    with_new,
+)
+from dino_tracker_ros.tracking.tracks import Tracks
+
+STAMPS = np.arange(10, 16, dtype=np.int64)  # six frames
+
+
+def places(*points: tuple[float, float]) -> np.ndarray:
+    return np.array(points, np.float32).reshape(-1, 2)
+
+
+def tracks_of(
+    points: np.ndarray, occluded: np.ndarray, confidence: np.ndarray | None = None, query: int = 0
+) -> Tracks:
+    count, length = occluded.shape
+    return Tracks(
+        queries=np.column_stack([np.full(count, query), points[:, query]]).astype(np.float32),
+        points=points.astype(np.float32),
+        occluded=occluded,
+        confidence=np.full((count, length), 0.5, np.float32) if confidence is None else confidence,
+        stamps=STAMPS[:length],
+        width=100,
+        height=50,
+    )
+
+
+def moving(start: tuple[float, float], velocity: tuple[float, float]) -> np.ndarray:
+    """[1, 6, 2]"""
+    return (np.array(start) + np.outer(np.arange(6), velocity))[None]
+
+
+def test_new_points_get_new_ids() -> None:
+    points = with_new(no_points(), places((1, 2), (3, 4)), stamp=10)
+    points = with_new(points, places((5, 6)), stamp=11)
+    assert points.ids.tolist() == [0, 1, 2]
+    assert points.ids.dtype == np.uint32
+    assert len(no_points(points.next_id)) == 0
+    assert with_new(no_points(points.next_id), places((7, 8)), 12).ids.tolist() == [3]
+
+
+def test_queries_are_asked_for_on_their_frames() -> None:
+    points = with_new(no_points(), places((1, 2)), stamp=12)
+    points = with_new(points, places((3, 4)), stamp=15)
+    queries = as_queries(points, STAMPS)
+    np.testing.assert_array_equal(queries, [[2, 1, 2], [5, 3, 4]])
+    assert queries.dtype == np.float32
+
+
+def test_a_point_whose_frame_is_gone_is_asked_for_at_its_last_place() -> None:
+    points = with_new(no_points(), places((1, 2)), stamp=3)
+    np.testing.assert_array_equal(as_queries(points, STAMPS), [[0, 1, 2]])
+
+
+def test_a_point_lives_on_at_its_most_confident_visible_frame_of_the_overlap() -> None:
+    points = with_new(no_points(), places((10, 10)), stamp=10)
+    confidence = np.array([[1, 1, 0.9, 0.4, 0.8, 0.99]], np.float32)
+    occluded = np.array([[0, 0, 0, 0, 0, 1]], bool)
+    alive = carried_over(points, tracks_of(moving((10, 10), (2, 1)), occluded, confidence), 3)
+    assert alive.ids.tolist() == [0]
+    assert alive.stamps.tolist() == [14]
+    np.testing.assert_array_equal(alive.places, [[18, 14]])
+    np.testing.assert_array_equal(alive.current, [[20, 15]])
+
+
+def test_a_point_hidden_in_the_overlap_is_asked_for_at_its_predicted_place() -> None:
+    points = with_new(no_points(), places((10, 10)), stamp=10)
+    confidence = np.array([[1, 1, 1, 0.1, 0.3, 0.2]], np.float32)
+    occluded = np.array([[0, 0, 0, 1, 1, 1]], bool)
+    alive = carried_over(points, tracks_of(moving((10, 10), (2, 1)), occluded, confidence), 3)
+    assert alive.stamps.tolist() == [14]
+
+
+def test_a_point_seen_on_its_querys_frame_only_dies() -> None:
+    points = with_new(no_points(), places((10, 10), (20, 20)), stamp=12)
+    both = np.concatenate([moving((10, 10), (0, 0)), moving((20, 20), (0, 0))])
+    occluded = np.array([[1, 1, 0, 1, 1, 1], [1, 1, 0, 1, 1, 0]], bool)
+    alive = carried_over(points, tracks_of(both, occluded, query=2), 3)
+    assert alive.ids.tolist() == [1]
+    assert alive.next_id == 2
+
+
+def test_a_point_that_left_the_image_dies() -> None:
+    points = with_new(no_points(), places((80, 10)), stamp=10)
+    left = tracks_of(moving((80, 10), (10, 0)), np.zeros((1, 6), bool))  # out from frame 2 on
+    assert len(carried_over(points, left, 3)) == 0
+
+
+def test_a_point_that_leaves_within_the_overlap_is_asked_for_where_it_was_inside() -> None:
+    points = with_new(no_points(), places((60, 10)), stamp=10)
+    leaving = tracks_of(moving((60, 10), (10, 0)), np.zeros((1, 6), bool))  # out from frame 4 on
+    alive = carried_over(points, leaving, 3)
+    assert alive.stamps.tolist() == [13]
+    np.testing.assert_array_equal(alive.places, [[90, 10]])
+
+
+def test_an_overlap_longer_than_the_clip_is_the_clip() -> None:
+    points = with_new(no_points(), places((10, 10)), stamp=10)
+    alive = carried_over(points, tracks_of(moving((10, 10), (1, 1)), np.zeros((1, 6), bool)), 99)
+    assert len(alive) == 1
+
+
+def test_no_points_stay_no_points() -> None:
+    nothing = tracks_of(np.zeros((0, 6, 2)), np.zeros((0, 6), bool))
+    assert len(carried_over(no_points(4), nothing, 3)) == 0
+
+
+def test_a_point_keeps_its_id_and_its_way_through_many_overlapping_clips() -> None:
+    """A perfect tracker, 4 frames new each clip: the ids and the positions go on without a jump."""
+    start, velocity = np.array([5.0, 5.0]), np.array([0.5, 0.25])
+    points = with_new(no_points(), start[None].astype(np.float32), stamp=0)
+    for first in range(0, 40, 4):
+        stamps = np.arange(first, first + 6, dtype=np.int64)
+        queries = as_queries(points, stamps)
+        frames = np.arange(6)[None, :, None] - queries[:, 0, None, None]
+        tracks = Tracks(
+            queries=queries,
+            points=(queries[:, None, 1:] + frames * velocity).astype(np.float32),
+            occluded=np.zeros((1, 6), bool),
+            confidence=np.full((1, 6), 0.5, np.float32),
+            stamps=stamps,
+            width=100,
+            height=50,
+        )
+        np.testing.assert_allclose(
+            tracks.points[0], start + stamps[:, None] * velocity, rtol=1e-6, atol=1e-4
+        )
+        points = carried_over(points, tracks, overlap=2)
+    assert points.ids.tolist() == [0]
