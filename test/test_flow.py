@@ -68,10 +68,10 @@ def shifted_pair(photo: NDArray[np.uint8], dx: float, dy: float) -> Tensor:
     return torch.stack([piece[:, 40:240, 130:362] for piece in (picture, moved(picture, shift))])
 
 
-def random_raft(method: str, updates: int = 2, precision: torch.dtype = torch.float32) -> Raft:
+def random_raft(method: str, updates: int = 2, batch: int = 1) -> Raft:
     torch.manual_seed(0)
     network = {"raft_large": raft_large, "raft_small": raft_small}[method](weights=None)
-    return Raft(network, updates, precision, CPU)
+    return Raft(network, updates, torch.float32, CPU, batch)
 
 
 def flow_between(estimator: FlowEstimator[Any], pair: Tensor) -> Tensor:
@@ -134,6 +134,16 @@ def test_every_tensor_of_an_original_checkpoint_has_its_place(
     assert sum(tensor.numel() for tensor in renamed.values()) == sum(
         tensor.numel() for tensor in network.state_dict().values()
     )
+
+
+@pytest.mark.parametrize("method", RAFT)
+def test_pairs_at_once_are_pairs_one_by_one(turned_pair: Tensor, method: str) -> None:
+    frames = torch.cat([turned_pair, turned_pair.flip(-1)])[:3]
+    single, several = random_raft(method), random_raft(method, batch=2)
+    a, b, c = single.encode(frames)
+    expected = single.flow([a, b, a], [b, a, c])
+    a, b, c = several.encode(frames)
+    torch.testing.assert_close(several.flow([a, b, a], [b, a, c]), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_twins_that_differ_are_refused() -> None:

@@ -26,6 +26,8 @@ _CELL = 8
 """RAFT works on cells of 8 x 8 px."""
 _SMALLEST_SIDE = 128
 """Below this its correlation pyramid has an empty level, px."""
+_GPU_BATCH = 4
+"""Fills a GPU; a CPU core is full with one."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,17 @@ class Raft:
         updates: recurrent updates.
         precision: of convolutions; correlation, positions and upsampling stay in float32.
         device: where it runs.
+        batch: frames encoded, or pairs compared, at once. The correlation volume of a pair takes
+            (H/8 * W/8)^2 numbers and a third more for its pyramid.
     """
 
     def __init__(
-        self, network: RAFT, updates: int, precision: torch.dtype, device: torch.device
+        self,
+        network: RAFT,
+        updates: int,
+        precision: torch.dtype,
+        device: torch.device,
+        batch: int = 1,
     ) -> None:
         self._network = network.eval().requires_grad_(False).to(device)
         self._network.to(memory_format=torch.channels_last)
@@ -64,37 +73,40 @@ class Raft:
         self._updates = updates
         self._precision = precision
         self._device = device
+        self._batch = batch
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> list[RaftFrame]:
         """See FlowEstimator.encode."""
         height, width = images.shape[-2:]
         frames = []
-        # One by one: the encoders' first layers at full size are what takes memory.
-        for image in unit_range(images, self._device).split(1):
-            picture = _pad(2 * image - 1).contiguous(memory_format=torch.channels_last)
+        for part in images.split(self._batch):
+            pictures = _pad(2 * unit_range(part, self._device) - 1)
+            pictures = pictures.contiguous(memory_format=torch.channels_last)
             with mixed(self._device, self._precision):
-                features = self._network.feature_encoder(picture).float()
-                context = self._network.context_encoder(picture).float()
-            frames.append(RaftFrame(features[0], context[0], height, width))
+                features = self._network.feature_encoder(pictures).float()
+                context = self._network.context_encoder(pictures).float()
+            for found in zip(features, context, strict=True):
+                frames.append(RaftFrame(*found, height, width))
         return frames
 
     @torch.no_grad()
     def flow(self, sources: Sequence[RaftFrame], targets: Sequence[RaftFrame]) -> Tensor:
         """See FlowEstimator.flow."""
-        pairs = zip(sources, targets, strict=True)
-        # One by one: the correlation volume of a pair takes (H/8 * W/8)^2 numbers.
-        return torch.cat([self._flow(source, target) for source, target in pairs])
+        pairs = list(zip(sources, targets, strict=True))
+        starts = range(0, len(pairs), self._batch)
+        return torch.cat([self._flow(pairs[at : at + self._batch]) for at in starts])
 
-    def _flow(self, source: RaftFrame, target: RaftFrame) -> Tensor:
+    def _flow(self, pairs: Sequence[tuple[RaftFrame, RaftFrame]]) -> Tensor:
         network = self._network
-        network.corr_block.build_pyramid(source.features[None], target.features[None])
-        hidden_size = network.update_block.hidden_state_size
-        hidden, context = source.context[None].split(
-            [hidden_size, len(source.context) - hidden_size], dim=1
+        features = torch.stack([source.features for source, _ in pairs])
+        network.corr_block.build_pyramid(
+            features, torch.stack([target.features for _, target in pairs])
         )
-        hidden, context = hidden.tanh(), context.relu()
-        start = _cell_positions(source.features)
+        both = torch.stack([source.context for source, _ in pairs])
+        hidden_size = network.update_block.hidden_state_size
+        hidden, context = both[:, :hidden_size].tanh(), both[:, hidden_size:].relu()
+        start = _cell_positions(features)
         where = start
         for _ in range(self._updates):
             correlation = network.corr_block.index_pyramid(centroids_coords=where)
@@ -103,22 +115,23 @@ class Raft:
             where = where + step.float()
         # Only the last update is upsampled; training needs them all, tracking does not.
         flow = self._upsample(where - start, hidden)
-        top, left = _margins(source.height)[0], _margins(source.width)[0]
-        return flow[..., top : top + source.height, left : left + source.width]
+        height, width = pairs[0][0].height, pairs[0][0].width
+        top, left = _margins(height)[0], _margins(width)[0]
+        return flow[..., top : top + height, left : left + width]
 
     def _upsample(self, flow: Tensor, hidden: Tensor) -> Tensor:
-        """[1, 2, h, w] in cells to [1, 2, 8h, 8w] in px."""
-        height, width = flow.shape[-2:]
+        """[B, 2, h, w] in cells to [B, 2, 8h, 8w] in px."""
+        pairs, _, height, width = flow.shape
         if self._network.mask_predictor is None:
             size = (_CELL * height, _CELL * width)
             return _CELL * F.interpolate(flow, size, mode="bilinear", align_corners=True)
         with mixed(self._device, self._precision):
             mask = self._network.mask_predictor(hidden).float()
         # Each pixel is a convex combination of the nine cells around it (paper, sec. 3.3).
-        shares = mask.view(9, _CELL, _CELL, height, width).softmax(dim=0)
-        cells = F.unfold(_CELL * flow, kernel_size=3, padding=1).view(2, 9, height, width)
-        pixels = torch.einsum("kabhw,ckhw->chawb", shares, cells)
-        return pixels.reshape(1, 2, _CELL * height, _CELL * width)
+        shares = mask.view(pairs, 9, _CELL, _CELL, height, width).softmax(dim=1)
+        cells = F.unfold(_CELL * flow, kernel_size=3, padding=1).view(pairs, 2, 9, height, width)
+        pixels = torch.einsum("pkabhw,pckhw->pchawb", shares, cells)
+        return pixels.reshape(pairs, 2, _CELL * height, _CELL * width)
 
 
 def load_raft(
@@ -138,7 +151,8 @@ def load_raft(
         network.load_state_dict(load_raft_checkpoint(weights), strict=True)
     except RuntimeError as error:
         raise WeightsError(f"{weights} is not a checkpoint of {method}: {error}") from error
-    return Raft(network, updates, precision, device)
+    batch = _GPU_BATCH if device.type == "cuda" else 1
+    return Raft(network, updates, precision, device, batch)
 
 
 def _margins(side: int) -> tuple[int, int]:
@@ -154,9 +168,9 @@ def _pad(images: Tensor) -> Tensor:
 
 
 def _cell_positions(features: Tensor) -> Tensor:
-    """(x, y) of every cell of [C, h, w], in cells, float32 [1, 2, h, w]."""
+    """(x, y) of every cell of [B, C, h, w], in cells, float32 [B, 2, h, w]."""
     height, width = features.shape[-2:]
     rows = torch.arange(height, dtype=torch.float32, device=features.device)
     cols = torch.arange(width, dtype=torch.float32, device=features.device)
     y, x = torch.meshgrid(rows, cols, indexing="ij")
-    return torch.stack([x, y])[None]
+    return torch.stack([x, y]).expand(len(features), -1, -1, -1)
