@@ -172,4 +172,6 @@ def nearest_trajectory(trajectories: Trajectories, grid: TokenGrid) -> Tensor:
 
 def _follows(trajectories: Trajectories, nearest: Tensor, tokens: Tensor, frame: int) -> Tensor:
     ids = nearest[tokens]
+    if len(trajectories.valid) == 0:
+        return torch.zeros_like(ids, dtype=torch.bool)
     return (ids >= 0) & trajectories.valid[ids.clamp(min=0), frame]

@@ -64,7 +64,7 @@ class WorkingSize:
     def resize_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """bool [H, W] of the input size to bool [height, width], nearest pixel."""
         size = (self.width, self.height)
-        return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
 
     def to_working(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """(x, y) [..., 2] from input pixels to working pixels."""
