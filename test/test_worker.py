@@ -30,7 +30,13 @@ from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.errors import WeightsError
 
 SETTINGS = WorkerSettings(
-    length=6, overlap=2, grid_spacing=0, maximum=100, flush_after=0.0, minimum_frames=2
+    length=6,
+    overlap=2,
+    grid_spacing=0,
+    mask_spacing=8,
+    maximum=100,
+    flush_after=0.0,
+    minimum_frames=2,
 )
 WIDTH, HEIGHT = 64, 48
 PATIENCE = 30.0  # seconds after which a test gives up; none waits that long

@@ -103,11 +103,22 @@ class DepthSettings(SettingGroup):
 
 
 @dataclass(frozen=True)
+class MaskSettings(SettingGroup):
+    """Queries from a mask; shares the prefix `queries` with the tracker's QuerySettings."""
+
+    mask_spacing: int = setting(
+        16, "distance between the points tracked inside a query mask",
+        unit="px", minimum=1, maximum=4096,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class NodeSettings(SettingGroup):
     """What only the node has; the rest are the tracker's `Settings`."""
 
     image: ImageSettings = field(default_factory=ImageSettings)
     clip: StreamSettings = field(default_factory=StreamSettings)
+    queries: MaskSettings = field(default_factory=MaskSettings)
     depth: DepthSettings = field(default_factory=DepthSettings)
 
 

@@ -156,6 +156,7 @@ class TrackerNode(LifecycleNode):
             length=tracker.clip.length,
             overlap=tracker.clip.overlap,
             grid_spacing=tracker.queries.grid_spacing,
+            mask_spacing=own.queries.mask_spacing,
             maximum=tracker.queries.maximum,
             flush_after=own.clip.flush_after,
             minimum_frames=own.clip.minimum_frames,

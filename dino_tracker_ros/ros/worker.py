@@ -51,6 +51,7 @@ class WorkerSettings:
     Attributes:
         length, overlap: of a clip, frames.
         grid_spacing: px; 0 for no grid.
+        mask_spacing: between points asked for with a mask, px.
         maximum: most points alive at once.
         flush_after: seconds without an image after which a partial clip is tracked; 0 never.
         minimum_frames: new frames that a partial clip needs.
@@ -59,6 +60,7 @@ class WorkerSettings:
     length: int
     overlap: int
     grid_spacing: int
+    mask_spacing: int
     maximum: int
     flush_after: float
     minimum_frames: int
@@ -254,7 +256,14 @@ class Worker:
             stamp: of the frame the mask belongs to, ns; 0 for the newest.
             mask: bool [H, W], of the image's size.
         """
-        places = points_in_mask(mask, self._settings.grid_spacing or 16)
+        spacing = self._settings.mask_spacing
+        places = points_in_mask(mask, spacing)
+        if not len(places):
+            self._on_error(
+                f"no point of the grid lies in the query mask ({mask.sum()} pixels): mark more "
+                f"pixels or lower queries.mask_spacing ({spacing} px)"
+            )
+            return
         self._ask(_Asked(stamp or self._buffer.newest_stamp or 0, places, mask))
 
     def stop(self, timeout: float = 10.0) -> bool:
