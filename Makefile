@@ -76,17 +76,21 @@ endef
 	.venv/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# colcon
+# colcon sees the sources through a link: CMake refuses a source folder that holds the .venv whose
+# NumPy the messages are built with.
+.build/src/dino_tracker_ros:
+	@mkdir -p $(@D)
+	@ln -sfn ../.. $@
 
-colcon_build = colcon --log-base $(@D)/log build --paths . \
+colcon_build = colcon --log-base $(@D)/log build --paths .build/src/dino_tracker_ros \
 	--build-base $(@D)/build --install-base $(@D)/install \
 	--cmake-args -G Ninja -DPython3_EXECUTABLE=$$VIRTUAL_ENV/bin/python
 
-.build/kilted/.built: .venv/.tools scripts/join_messages.py $(BUILT_FROM)
+.build/kilted/.built: .venv/.tools scripts/join_messages.py $(BUILT_FROM) | .build/src/dino_tracker_ros
 	source scripts/env.bash kilted && $(colcon_build)
 	.venv/bin/python scripts/join_messages.py $(@D)/install
 	@touch $@
 
-.build/jazzy/.built: .venv-jazzy/.ros $(BUILT_FROM)
+.build/jazzy/.built: .venv-jazzy/.ros $(BUILT_FROM) | .build/src/dino_tracker_ros
 	source scripts/env.bash jazzy && $(colcon_build)
 	@touch $@
