@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dino_tracker_ros.tracking.errors import QueryError, SettingError, TrackerError
 from dino_tracker_ros.tracking.settings import (
@@ -30,6 +29,7 @@ from dino_tracker_ros.tracking.settings import (
     preset,
     with_values,
 )
+from dino_tracker_ros.visualization.progress import ProgressBars
 
 if TYPE_CHECKING:
     from dino_tracker_ros.evaluation.ground_truth import LabelledClip
@@ -175,7 +175,7 @@ def _track(options: argparse.Namespace) -> None:
             f"{len(given)} points, but queries.maximum is {settings.queries.maximum}: raise it, "
             "or widen the grid"
         )
-    with Bars() as bars:
+    with ProgressBars() as bars:
         tracks = track_frames(frames, given, settings, bars)
         if options.out is not None:
             save_tracks(options.out, tracks, settings, options.overwrite)
@@ -188,7 +188,10 @@ def _track(options: argparse.Namespace) -> None:
 
 
 def _write_pictures(
-    options: argparse.Namespace, frames: FolderFrames | VideoFrames, tracks: Tracks, bars: Bars
+    options: argparse.Namespace,
+    frames: FolderFrames | VideoFrames,
+    tracks: Tracks,
+    bars: ProgressBars,
 ) -> None:
     from dino_tracker_ros.evaluation.pictures import write_overlay, write_sheet
 
@@ -266,7 +269,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         check_output(options.json, options.overwrite)
     clips = [load_clip(folder) for folder in options.clips]
     rows: list[Row] = []
-    with Bars() as bars:
+    with ProgressBars() as bars:
         for clip in clips:
             rows += _clip_rows(clip, settings, options, bars)
     if len(clips) > 1:
@@ -280,7 +283,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _clip_rows(
-    clip: LabelledClip, settings: Settings, options: argparse.Namespace, bars: Bars
+    clip: LabelledClip, settings: Settings, options: argparse.Namespace, bars: ProgressBars
 ) -> list[Row]:
     from dino_tracker_ros.evaluation import baselines
     from dino_tracker_ros.evaluation.offline import track_frames
@@ -438,37 +441,6 @@ def _value_text(info: SettingInfo) -> str:
     if isinstance(info.value, float):
         return f"{info.value:g}"
     return str(info.value) if info.value != "" else "''"
-
-
-class Bars:
-    """A progress bar on stderr for each stage in turn; call it as `offline.Progress`."""
-
-    def __init__(self) -> None:
-        self.title = ""
-        self._bar: tqdm[None] | None = None
-        self._stage = ""
-
-    def __enter__(self) -> Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Shows that `done` of `total` steps of a stage are done."""
-        label = f"{self.title}: {stage}" if self.title else stage
-        if self._bar is None or label != self._stage or done < self._bar.n:
-            self._close()
-            self._stage = label
-            self._bar = tqdm(total=total, desc=label, file=sys.stderr, leave=False)
-        self._bar.update(done - self._bar.n)
-        if done >= total:
-            self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def draw_overlay(
     frame_index: int,
     *,
     ids: Sequence[int] | NDArray[np.integer] | None = None,
-    trail: int = 12,
+    trail: int = 8,
     true_points: NDArray[np.float32] | None = None,
     true_visible: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:

@@ -1,0 +1,232 @@
+"""make demo: a clip replayed to the live node, what it publishes on /tracks, and how good that is.
+
+Without input of the user's own it makes a clip whose tracks and occlusions are exactly known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_tracker_ros.evaluation.assembly import join_clips, tracks_of_queries
+from dino_tracker_ros.evaluation.ground_truth import GroundTruth
+from dino_tracker_ros.evaluation.live import LiveResult, isolate, run_live
+from dino_tracker_ros.evaluation.pictures import write_overlay, write_sheet
+from dino_tracker_ros.evaluation.replay import add_source_options, open_source
+from dino_tracker_ros.evaluation.report import percent, score
+from dino_tracker_ros.evaluation.synthetic import make_clip, write_clip
+from dino_tracker_ros.tracking.clip import Frame
+from dino_tracker_ros.tracking.errors import SettingError, TrackerError
+from dino_tracker_ros.tracking.settings import PRESETS, Settings, describe, with_values
+from dino_tracker_ros.tracking.tracks import Tracks
+from dino_tracker_ros.visualization.progress import ProgressBars
+
+OWN_FRAMES = 96  # of the user's own input, unless --count says otherwise
+MADE_FRAMES = 48
+MADE_SIZE = (512, 384)
+MADE_SEED = 1
+STAGES = ("features", "flow", "trajectories", "best_buddies", "fit", "track")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the demo and returns its exit code: 0, 2 for an expected error, 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children end with it
+    try:
+        _run(options)
+    except TrackerError as error:
+        print(f"demo: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dino_tracker_ros.evaluation.demo",
+        description="Replays a clip to the live node and shows the tracks it publishes.",
+    )
+    add_source_options(parser, required=False)
+    parser.add_argument(
+        "--out", type=Path, default=Path("out"), metavar="FOLDER", help="for the results"
+    )
+    parser.add_argument(
+        "--preset", choices=("auto", *PRESETS), default="auto", help="of the node's settings"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="values",
+        help="change one of the node's tracking settings; may be repeated",
+    )  # fmt: skip
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    values = _checked_values(options.values)
+    options.out.mkdir(parents=True, exist_ok=True)
+    isolate()
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="dino_tracker_demo_") as folder,
+        ProgressBars(keep=True) as bars,
+    ):
+        truth = None
+        if options.video is None and options.frames is None and options.bag is None:
+            truth = _make_clip(Path(folder), options, bars)
+        elif options.count is None:
+            options.count = OWN_FRAMES
+        frames = open_source(options)
+        stamps = time.time_ns() + np.array([frame.stamp for frame in frames], np.int64)
+        stamps -= frames[0].stamp
+        queries = np.zeros((0, 3), np.float32) if truth is None else truth.queries
+        result = run_live(
+            _parameters(options.preset, len(frames), truth is None, values),
+            _source(options), len(frames), stamps, queries, options.out / "node.log", bars,
+        )  # fmt: skip
+        if not result.clips:
+            last = result.diagnostics.get("last_error", "")
+            raise TrackerError(f"the node published no tracks: {last or 'no error either'}")
+        joined, _ = join_clips(result.clips)
+        tracks, found = joined, None
+        if truth is not None:
+            tracks, found = tracks_of_queries(joined, truth.queries, stamps)
+        _write(options.out, _tracked(frames, stamps, tracks), tracks, _frame_rate(stamps), bars)
+    print(_table(result, tracks, len(frames), truth, found, time.monotonic() - started))
+    print(f"\nlook at {options.out / 'tracks.mp4'} and {options.out / 'tracks.png'}")
+
+
+def _make_clip(folder: Path, options: argparse.Namespace, bars: ProgressBars) -> GroundTruth:
+    length = options.count or MADE_FRAMES
+    clip = make_clip(
+        *MADE_SIZE, length=length, seed=MADE_SEED, rate=options.rate,
+        progress=lambda done, total: bars("making a clip", done, total),
+    )  # fmt: skip
+    write_clip(clip, folder)
+    options.frames = folder / "frames"
+    return clip.truth
+
+
+def _checked_values(texts: Sequence[str]) -> dict[str, str]:
+    """The settings given by the user, refused here rather than by the node."""
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SettingError(f"--set {text}: write NAME=VALUE, such as optimizer.iterations=300")
+        values[name] = value
+    known = {info.name: info for info in describe(with_values(Settings(), values))}
+    # Written so that ROS reads the right type: 5.0 for a number that may have a fraction.
+    return {
+        name: str(known[name].value).lower() if known[name].type is bool else str(known[name].value)
+        for name in values
+    }
+
+
+def _parameters(
+    preset: str, frame_count: int, grid: bool, values: Mapping[str, str]
+) -> dict[str, str]:
+    parameters = {
+        "preset": preset,
+        # A machine without a GPU falls behind a camera; here every frame waits its turn.
+        "clip.queue": str(frame_count),
+        "clip.drop": "newest",
+        "image.reliability": "reliable",
+        "image.qos_depth": str(min(1000, frame_count)),
+        "clip.minimum_frames": "1",
+    }
+    if not grid:
+        parameters["queries.grid_spacing"] = "0"
+    return {**parameters, **values}
+
+
+def _source(options: argparse.Namespace) -> list[str]:
+    for name in ("video", "frames", "bag"):
+        path = getattr(options, name)
+        if path is not None:
+            source = [f"--{name}", str(path), "--rate", str(options.rate)]
+            break
+    if options.topic:
+        source += ["--topic", options.topic]
+    if options.count is not None:
+        source += ["--count", str(options.count)]
+    return source
+
+
+def _tracked(frames: Sequence[Frame], stamps: NDArray[np.int64], tracks: Tracks) -> Sequence[Frame]:
+    """The frames that the tracks are about."""
+    if len(tracks.stamps) == len(stamps):
+        return frames
+    return [frames[int(index)] for index in np.searchsorted(stamps, tracks.stamps)]
+
+
+def _frame_rate(stamps: NDArray[np.int64]) -> float:
+    return 1e9 / float(np.median(np.diff(stamps))) if len(stamps) > 1 else 10.0
+
+
+def _write(
+    folder: Path, frames: Sequence[Frame], tracks: Tracks, rate: float, bars: ProgressBars
+) -> None:
+    write_overlay(
+        folder / "tracks.mp4", frames, tracks, rate, overwrite=True,
+        progress=lambda done, total: bars("drawing", done, total),
+    )  # fmt: skip
+    write_sheet(folder / "tracks.png", frames, tracks, overwrite=True)
+
+
+def _table(
+    result: LiveResult,
+    tracks: Tracks,
+    frame_count: int,
+    truth: GroundTruth | None,
+    found: NDArray[np.bool_] | None,
+    seconds: float,
+) -> str:
+    diagnostics = result.diagnostics
+    lines = [
+        ("frames in", f"{frame_count}"),
+        ("frames dropped", diagnostics.get("frames_dropped", "?")),
+        ("clips", f"{len(result.clips)}"),
+        ("tracks", f"{len(tracks.points) if found is None else int(found.sum())}"),
+    ]
+    stages = [key.partition(".")[2] for key in diagnostics if key.startswith("seconds.")]
+    for stage in sorted(stages, key=_stage_order):
+        lines.append((f"seconds: {stage.replace('_', ' ')}", diagnostics[f"seconds.{stage}"]))
+    lines.append(("seconds: first image to last tracks", f"{result.seconds:.1f}"))
+    lines.append(("seconds: whole demo", f"{seconds:.1f}"))
+    if truth is not None:
+        scores = score(tracks, truth)
+        lines += [
+            ("δ_avg", f"{percent(scores.delta_average)} %"),
+            ("OA", f"{percent(scores.occlusion_accuracy)} %"),
+            ("AJ", f"{percent(scores.average_jaccard)} %"),
+        ]
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name.ljust(width)}  {_short(value):>9}" for name, value in lines)
+
+
+def _stage_order(stage: str) -> int:
+    return STAGES.index(stage) if stage in STAGES else -1
+
+
+def _short(value: str) -> str:
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return value if math.isfinite(number) and number.is_integer() else f"{number:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
