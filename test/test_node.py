@@ -116,7 +116,7 @@ def test_images_in_tracks_out(start: Start, peer: Peer) -> None:
     peer.wait_for(frames_received=10, frames_processed=10, clips=2, queue=0, stage="idle")
     assert peer.diagnostics["frames_dropped"] == "0"
     assert peer.diagnostics["image_topic"] == "/image_raw"
-    assert peer.diagnostics["image_qos"] == "reliable, keep last 10"
+    assert peer.diagnostics["image_qos"] == "reliable, keep last 20"
     assert peer.diagnostics["fit.stopped"] == "iterations"
     assert not peer.overlays
 
@@ -151,7 +151,7 @@ def test_compressed_images(start: Start, peer: Peer) -> None:
 def test_a_slow_network_may_be_best_effort(start: Start, peer: Peer) -> None:
     start()
     camera = peer.camera(reliable=False)
-    peer.wait_for(image_qos="best effort, keep last 10")  # the node follows the publisher
+    peer.wait_for(image_qos="best effort, keep last 20")  # the node follows the publisher
     peer.wait_for_listener(camera)
     peer.play(camera, range(6))
     peer.wait_for_clips(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -238,17 +239,24 @@ def test_foreign_parameters_are_left_alone(make: Make) -> None:
 
 def test_the_config_file_names_real_parameters_with_their_defaults() -> None:
     path = Path(__file__).parent.parent / "config" / "tracker.yaml"
-    tree = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
+    text = path.read_text()
     known = {info.name: info for info in ALL}
+    own = {info.name for tree in (StartSettings(), NodeSettings()) for info in describe(tree)}
+    active = flat(yaml.safe_load(text)["/**"]["ros__parameters"])
+    assert active == {name: known[name].value for name in active}
+    assert active.keys() == own | {"device"}  # the tracker's own are the presets' to choose
+    everything = re.sub(r"^( +)# (\w+:)", r"\1\2", text, flags=re.MULTILINE)
+    assert flat(yaml.safe_load(everything)["/**"]["ros__parameters"]).keys() < known.keys()
 
-    def check(branch: dict[str, Any], prefix: str) -> None:
-        for key, value in branch.items():
-            if isinstance(value, dict):
-                check(value, f"{prefix}{key}.")
-            else:
-                assert known[prefix + key].value == value, prefix + key
 
-    check(tree, "")
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        branch = (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+        values |= branch
+    return values
 
 
 def test_descriptors_of_numbers_without_bounds() -> None:

@@ -54,7 +54,7 @@ class ImageSettings(SettingGroup):
         choices=("auto", "best_effort", "reliable"),
     )  # fmt: skip
     qos_depth: int = setting(
-        10, "images that the middleware keeps until they are read",
+        20, "images that the middleware keeps until they are read",
         unit="images", minimum=1, maximum=1000,
     )  # fmt: skip
     timeout: float = setting(
