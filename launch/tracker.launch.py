@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-
-from launch import LaunchContext, LaunchDescription
 
 # Fast DDS drops most large images sent with best effort unless both sides use this transport.
 TRANSPORT_VARIABLE, TRANSPORT = "FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA"

@@ -224,6 +224,13 @@ def test_nothing_changes_while_in_use_and_the_reason_is_said(make: Make) -> None
     assert put(node, clip__length=20).successful
 
 
+def test_misspelt_parameters_are_told_and_foreign_ones_are_not(make: Make) -> None:
+    _, parameters = make(clip__lenght=20, controller_frequency=5.0, clip__length=20)
+    assert parameters.misspelt() == [
+        "there is no parameter 'clip.lenght': did you mean 'clip.length'?"
+    ]
+
+
 def test_start_parameters_are_read_only(make: Make) -> None:
     node, _ = make()
     assert not put(node, preset="paper").successful

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -155,6 +156,19 @@ class NodeParameters:
     def problems(self) -> tuple[str, ...]:
         """Values given at start that were refused, each with its reason."""
         return tuple(self._problems.values())
+
+    def misspelt(self) -> list[str]:
+        """One line for every parameter given at start that nobody declared but that resembles one.
+
+        Others are left in peace: a parameter file is often shared by many nodes.
+        """
+        given = getattr(self._node, "_parameter_overrides", {})  # rclpy has no public way
+        lines = []
+        for name in given:
+            close = difflib.get_close_matches(name, self._names, n=1, cutoff=0.8)
+            if close and not self._node.has_parameter(name):
+                lines.append(f"there is no parameter '{name}': did you mean '{close[0]}'?")
+        return lines
 
     def tracker(self) -> Settings:
         """The tracker's settings.

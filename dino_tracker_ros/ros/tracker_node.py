@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +42,7 @@ from dino_tracker_ros.visualization.overlay import draw_overlay
 
 QUEUE = 10  # messages kept of everything but images
 OVERLAY_QUEUE = 2
+WORKER_PATIENCE = 4.0  # seconds; ros2 launch loses its own after five
 NOT_CONFIGURED = "the node is not configured"
 
 
@@ -82,6 +85,8 @@ class TrackerNode(LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._report, clock=steady)
         self.create_timer(0.2, self._follow_publishers, clock=steady)
+        for line in self._settings.misspelt():
+            self.get_logger().warning(line)
         for problem in self._settings.problems:
             self._error(problem)
 
@@ -92,9 +97,9 @@ class TrackerNode(LifecycleNode):
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
-    def close(self) -> None:
-        """Ends the worker, so that the process can end."""
-        self._release()
+    def close(self) -> bool:
+        """Ends the worker, so that the process can end; false where it is too busy to."""
+        return self._release()
 
     # Lifecycle -------------------------------------------------------------------------------
 
@@ -175,15 +180,17 @@ class TrackerNode(LifecycleNode):
         self._frames, self._camera, self._worker = frames, camera, worker
         self._settings.lock(True)
 
-    def _release(self) -> None:
+    def _release(self) -> bool:
         camera, worker = self._camera, self._worker
         self._camera = self._worker = self._frames = None
         self._dropped_before = 0
         if camera is not None:
             camera.close()
-        if worker is not None and not worker.stop():
+        ended = worker is None or worker.stop(WORKER_PATIENCE)
+        if not ended:
             self._error("the worker is busy: its memory is freed as soon as it is done")
         self._settings.lock(False)
+        return ended
 
     def _enter(self, name: str, result: TransitionCallbackReturn) -> TransitionCallbackReturn:
         self._state_name = name
@@ -301,6 +308,10 @@ def main(
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
-        node.close()
+        ended = node.close()
         node.destroy_node()
         rclpy.try_shutdown()
+    if not ended:
+        # PyTorch crashes when Python is taken down around a thread that computes.
+        sys.stderr.flush()
+        os._exit(0)
