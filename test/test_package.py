@@ -242,7 +242,9 @@ def test_colcon_installs_every_file_the_node_needs() -> None:
 @pytest.fixture(scope="module")
 def pip_installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed the package, without what it depends on."""
-    pytest.importorskip("setuptools", reason="pip would have to download setuptools")
+    pytest.importorskip(
+        "setuptools", minversion="70.1", reason="pip would have to download it to build with"
+    )
     source = tmp_path_factory.mktemp("source")
     target = tmp_path_factory.mktemp("target")
     shutil.copytree(PACKAGE, source / NAME, ignore=shutil.ignore_patterns("__pycache__"))
