@@ -132,7 +132,8 @@ class Peer:
 
     def close(self) -> None:
         self._executor.shutdown()
-        rclpy.try_shutdown(context=self.context)
+        if self.context.ok():
+            rclpy.shutdown(context=self.context)
         self._thread.join(PATIENCE)
         self.node.destroy_node()
 

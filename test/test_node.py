@@ -392,6 +392,13 @@ def test_killed_and_restarted(start: Start, peer: Peer) -> None:
     assert peer.tracks[1].clip_id == 0
 
 
+def test_an_impossible_change_of_state_is_refused_and_survived(start: Start, peer: Peer) -> None:
+    start()
+    peer.wait_for_state("active")
+    assert not change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert state(peer) == "active"
+
+
 def test_simulated_time_that_stands_still_stops_nothing(start: Start, peer: Peer) -> None:
     start(use_sim_time="true")
     camera = peer.camera()

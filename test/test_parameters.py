@@ -45,7 +45,7 @@ def context() -> Iterator[Any]:
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=91)
     yield context
-    rclpy.try_shutdown(context=context)
+    rclpy.shutdown(context=context)
 
 
 @pytest.fixture

@@ -97,6 +97,22 @@ class TrackerNode(LifecycleNode):
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
+    def spin(self) -> None:
+        """Works until the context ends; a callback that fails does not end it.
+
+        On Humble, a change of state that is not possible now raises in rclpy's own callback.
+
+        Raises:
+            ExternalShutdownException: the context ended.
+        """
+        while self.context.ok():
+            try:
+                rclpy.spin(self)
+            except ExternalShutdownException:
+                raise
+            except Exception as error:
+                self._error(f"callback: {describe_error(error)}")
+
     def close(self) -> bool:
         """Ends the worker, so that the process can end; false where it is too busy to."""
         return self._release()
@@ -304,13 +320,14 @@ def main(
     node = TrackerNode(load)
     try:
         node.start()
-        rclpy.spin(node)
+        node.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
         ended = node.close()
         node.destroy_node()
-        rclpy.try_shutdown()
+        if rclpy.ok():
+            rclpy.shutdown()
     if not ended:
         # PyTorch crashes when Python is taken down around a thread that computes.
         sys.stderr.flush()
