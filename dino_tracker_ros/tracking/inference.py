@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dino_tracker_ros.tracking.fusion import fuse, match_variance
 from dino_tracker_ros.tracking.head import TrackerHead
 from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
-from dino_tracker_ros.tracking.settings import InferenceSettings
+from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
 from dino_tracker_ros.tracking.token_grid import TokenGrid
+from dino_tracker_ros.tracking.trajectories import FlowPair
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class RefinedClip:
         units: the same, of unit length.
         grid: where the tokens lie.
         head: the fitted head.
+        flows: T-1 pairs of flow between frames t and t+1.
     """
 
     tokens: Tensor
     units: Tensor
     grid: TokenGrid
     head: TrackerHead
+    flows: list[FlowPair]
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,19 @@ class PointTracks:
 
 @torch.no_grad()
 def refine_clip(
-    model: TrackerModel, images: Tensor, features: Tensor, grid: TokenGrid, batch: int
+    model: TrackerModel,
+    images: Tensor,
+    features: Tensor,
+    grid: TokenGrid,
+    flows: list[FlowPair],
+    batch: int,
 ) -> RefinedClip:
     """Refined features of every frame.
 
     Args:
         images: uint8 [T, 3, H, W].
         features: frozen, [T, C, rows, cols].
+        flows: between neighbouring frames.
         batch: frames at once.
     """
     parts = [
@@ -59,17 +69,17 @@ def refine_clip(
         for k in range(0, len(images), batch)
     ]
     tokens = torch.cat(parts)
-    return RefinedClip(tokens, unit_length(tokens, dim=1), grid, model.head)
+    return RefinedClip(tokens, unit_length(tokens, dim=1), grid, model.head, flows)
 
 
 @torch.no_grad()
-def track(clip: RefinedClip, queries: Tensor, settings: InferenceSettings) -> PointTracks:
+def track(clip: RefinedClip, queries: Tensor, settings: Settings) -> PointTracks:
     """Tracks of query points through all frames, forward and backward.
 
     Args:
         queries: [N, 3], (t, x, y), working px.
     """
-    parts = [_track_some(clip, some, settings) for some in queries.split(settings.batch)]
+    parts = [_track_some(clip, some, settings) for some in queries.split(settings.inference.batch)]
     return PointTracks(
         torch.cat([part.points for part in parts]),
         torch.cat([part.occluded for part in parts]),
@@ -77,17 +87,24 @@ def track(clip: RefinedClip, queries: Tensor, settings: InferenceSettings) -> Po
     )
 
 
-def _track_some(clip: RefinedClip, queries: Tensor, settings: InferenceSettings) -> PointTracks:
+def _track_some(clip: RefinedClip, queries: Tensor, settings: Settings) -> PointTracks:
     frames = len(clip.tokens)
     query_frame, query_point = queries[:, 0].long(), queries[:, 1:]
+    rows = torch.arange(len(queries), device=queries.device)
     points = torch.stack(
         [_positions(clip, query_frame, query_point, t) for t in range(frames)], dim=1
     )
-    points[torch.arange(len(queries)), query_frame] = query_point
+    points[rows, query_frame] = query_point
+    if settings.fusion.enabled:
+        error = _round_trips(clip, query_frame, query_point, points, settings.inference.batch)
+        variance = match_variance(error, settings.fusion)
+        points, variance = fuse(
+            points, variance, clip.flows, query_frame, query_point, settings.fusion
+        )
     cosine = _cosines(clip, query_frame, query_point, points)
-    occluded = _occlusion(clip, points, cosine, settings)
-    occluded[torch.arange(len(queries)), query_frame] = False
-    confidence = _confidence(cosine, occluded, settings)
+    occluded = _occlusion(clip, points, cosine, settings.inference)
+    occluded[rows, query_frame] = False
+    confidence = _confidence(cosine, occluded, settings.inference)
     return PointTracks(points, occluded, confidence)
 
 
@@ -97,6 +114,28 @@ def _positions(clip: RefinedClip, frames: Tensor, points: Tensor, target: int) -
     return predict(
         clip.tokens, clip.units, clip.grid, clip.head, frames[None], points[None], goal
     )[0]
+
+
+def _round_trips(
+    clip: RefinedClip, query_frame: Tensor, query_point: Tensor, points: Tensor, batch: int
+) -> Tensor:
+    """How far from the query its tracked points end when found again in its frame, [N, T] px."""
+    count, frames = points.shape[:2]
+    times = torch.arange(frames, device=points.device)
+    error = torch.zeros(count, frames, device=points.device)
+    for frame in query_frame.unique().tolist():
+        members = torch.nonzero(query_frame == frame)[:, 0]
+        sources = times.repeat(len(members))
+        places = points[members].reshape(-1, 2)
+        found = torch.cat(
+            [
+                _positions(clip, some, where, frame)
+                for some, where in zip(sources.split(batch), places.split(batch), strict=True)
+            ]
+        )
+        trip = found.view(len(members), frames, 2) - query_point[members][:, None]
+        error[members] = trip.norm(dim=-1)
+    return error
 
 
 def _cosines(clip: RefinedClip, query_frame: Tensor, query_point: Tensor, points: Tensor) -> Tensor:
@@ -120,26 +159,37 @@ def _occlusion(
     """
     anchor = cosine >= settings.anchor_cosine
     unsure = ~anchor & (cosine >= settings.visible_cosine)
-    occluded = ~anchor & ~unsure
-    undecided = torch.nonzero(unsure.any(dim=1) & anchor.any(dim=1))[:, 0]
-    for n in undecided.tolist():
-        anchors = torch.nonzero(anchor[n])[:, 0]
-        voted = torch.nonzero(anchor[n] | unsure[n])[:, 0]
-        returned = predict(
-            clip.tokens,
-            clip.units,
-            clip.grid,
-            clip.head,
-            voted.expand(len(anchors), -1),
-            points[n, voted].expand(len(anchors), -1, 2),
-            anchors,
-        )  # [A, V, 2]
-        distance = (returned - points[n, anchors][:, None]).norm(dim=-1)
-        median = distance.median(dim=0).values
-        limit = median[anchor[n, voted]].max()
-        occluded[n, voted] = (median > limit) & unsure[n, voted]
-    occluded |= unsure & ~anchor.any(dim=1, keepdim=True)
-    return occluded
+    voted = (anchor | unsure) & unsure.any(dim=1, keepdim=True)
+    distance = _distances_to_anchors(clip, points, anchor, voted, settings.batch)
+    median = distance.nanmedian(dim=1).values  # [N, T] over anchors
+    limit = median.masked_fill(~anchor | median.isnan(), 0.0).amax(dim=1, keepdim=True)
+    disagrees = (median > limit) | ~anchor.any(dim=1, keepdim=True)
+    return (~anchor & ~unsure) | (unsure & disagrees)
+
+
+def _distances_to_anchors(
+    clip: RefinedClip, points: Tensor, anchor: Tensor, voted: Tensor, batch: int
+) -> Tensor:
+    """How far from an anchor's position the points of other frames are found there.
+
+    Args:
+        points: [N, T, 2] px.
+        anchor: bool [N, T].
+        voted: bool [N, T], the frames that are tracked to the anchors.
+
+    Returns:
+        [N, T, T] px, anchor first; NaN where nothing was tracked.
+    """
+    count, frames = voted.shape
+    distance = points.new_full((count, frames, frames), torch.nan)
+    for a in range(frames):
+        rows, times = torch.nonzero(voted & anchor[:, a, None], as_tuple=True)
+        for row, time in zip(rows.split(batch), times.split(batch), strict=True):
+            if len(row) == 0:
+                continue
+            found = _positions(clip, time, points[row, time], a)
+            distance[row, a, time] = (found - points[row, a]).norm(dim=-1)
+    return distance
 
 
 def _confidence(cosine: Tensor, occluded: Tensor, settings: InferenceSettings) -> Tensor:

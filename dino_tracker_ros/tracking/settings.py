@@ -97,7 +97,11 @@ class BackboneSettings(SettingGroup):
         "facebook/dinov2-small", "DINOv2 model id, or a folder with its config and weights"
     )
     weights: str = setting("", "file with the weights; empty looks in the cache, then online")
-    block: int = setting(8, "transformer block whose output is used", minimum=1, maximum=40)
+    block: int = setting(12, "transformer block whose output is used", minimum=1, maximum=40)
+    second_block: int = setting(
+        8, "a further block, whose tokens place points better than deeper ones; 0 for none",
+        minimum=0, maximum=40,
+    )  # fmt: skip
     stride: int = setting(
         7, "distance between neighbouring tokens", unit="px", minimum=2, maximum=14
     )
@@ -252,6 +256,27 @@ class OptimizerSettings(SettingGroup):
 
 
 @dataclass(frozen=True)
+class FusionSettings(SettingGroup):
+    enabled: bool = setting(True, "fuse feature matches with chained flow; false as published")
+    match_error: float = setting(
+        4.0, "error of a match whose round trip closes", unit="px", minimum=0.01, maximum=1000
+    )
+    cycle_weight: float = setting(
+        1.0, "error of a match per pixel of its round trip's", minimum=0, maximum=100
+    )
+    flow_error: float = setting(
+        0.2, "error of one flow step whose loop closes", unit="px", minimum=0.001, maximum=1000
+    )
+    loop_weight: float = setting(
+        1.0, "error of one flow step per pixel of its loop's", minimum=0, maximum=100
+    )
+    gate: float = setting(
+        3.0, "standard deviations from which flow and match contradict each other",
+        minimum=0.1, maximum=1000,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class InferenceSettings(SettingGroup):
     anchor_cosine: float = setting(
         0.7, "cosine from which a frame is an anchor, always visible", minimum=-1, maximum=1
@@ -297,6 +322,7 @@ class Settings(SettingGroup):
     loss: LossSettings = field(default_factory=LossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
+    fusion: FusionSettings = field(default_factory=FusionSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -321,6 +347,7 @@ PRESETS: dict[str, dict[str, Value]] = {
     "paper": {
         "backbone.model": "facebook/dinov2-large",
         "backbone.block": 16,
+        "backbone.second_block": 0,
         "flow.updates": 24,
         "trajectories.spacing": 1,
         "trajectories.direct_flow": "all",
@@ -330,6 +357,7 @@ PRESETS: dict[str, dict[str, Value]] = {
         "optimizer.schedule": "published",
         "optimizer.frames": 8,
         "precision": "float32",
+        "fusion.enabled": False,
     },
     "robot": {},
     "cpu": {
@@ -339,7 +367,8 @@ PRESETS: dict[str, dict[str, Value]] = {
         "delta_dino.width": 16,
         "delta_dino.kernel": 3,
         "delta_dino.downscale": 2,
-        "best_buddies.pairs": 128,
+        "best_buddies.pairs": 64,
+        "trajectories.direct_flow": "none",
         "optimizer.iterations": 60,
         "optimizer.warm_iterations": 20,
     },

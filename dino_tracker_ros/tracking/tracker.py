@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +78,7 @@ class DinoTracker:
             settings.backbone.model,
             cache=cache,
             weights=settings.backbone.weights,
-            blocks=(settings.backbone.block,),
+            blocks=_blocks(settings),
             stride=settings.backbone.stride,
             final_norm=settings.backbone.final_norm,
             precision=precision,
@@ -99,7 +99,8 @@ class DinoTracker:
         """Drops all frames and what the model has learnt."""
         self._frames: list[_Observed] = []
         self._size: WorkingSize | None = None
-        self._model = TrackerModel(self._backbone.channels, self.settings, self._fit_precision)
+        channels = self._backbone.channels * len(self._backbone.blocks)
+        self._model = TrackerModel(channels, self.settings, self._fit_precision)
         self._model.to(self.device).eval()
         self._fitted = False
         self._refined: RefinedClip | None = None
@@ -140,7 +141,7 @@ class DinoTracker:
         picture = np.ascontiguousarray(size.resize(frame.image).transpose(2, 0, 1))
         image = torch.from_numpy(picture).to(self.device)
         with self._stage("features"):
-            (features,) = self._backbone.features(image[None])
+            features = combined(self._backbone.features(image[None]))
         with self._stage("flow"):
             (encoded,) = self._flow.encode(image[None])
             before = self._frames[-1].encoded if self._frames else None
@@ -219,7 +220,7 @@ class DinoTracker:
             result = track(
                 self._refined_clip(),
                 torch.from_numpy(working).to(self.device),
-                self.settings.inference,
+                self.settings,
             )
             points = size.to_input(result.points.cpu().numpy())
         points[np.arange(len(queries)), queries[:, 0].astype(int)] = queries[:, 1:]
@@ -270,7 +271,12 @@ class DinoTracker:
         if self._refined is None:
             images, features = self._stacked()
             self._refined = refine_clip(
-                self._model, images, features, self._grid(), self.settings.optimizer.frames
+                self._model,
+                images,
+                features,
+                self._grid(),
+                self._flows(),
+                self.settings.optimizer.frames,
             )
         return self._refined
 
@@ -304,12 +310,7 @@ class DinoTracker:
 
     def _trajectories(self) -> Trajectories:
         options = self.settings.trajectories
-        flows = [
-            frame.flow_from_previous
-            for frame in self._frames[1:]
-            if frame.flow_from_previous is not None
-        ]
-        found = chain(flows, options.spacing, options.loop_error)
+        found = chain(self._flows(), options.spacing, options.loop_error)
         count = len(self._frames)
         offsets = {
             "all": list(range(1, count)),
@@ -324,6 +325,11 @@ class DinoTracker:
             options.loop_error,
             options.direct_error,
         )
+
+    def _flows(self) -> list[FlowPair]:
+        """Flow between neighbouring frames, T-1 pairs."""
+        pairs = [frame.flow_from_previous for frame in self._frames[1:]]
+        return [pair for pair in pairs if pair is not None]
 
     def _foreground(self, units: Tensor) -> Tensor:
         """bool [T, rows * cols]: the user's masks where there are any, else saliency."""
@@ -372,3 +378,22 @@ class DinoTracker:
         # A GPU works behind Python's back: without waiting, the next stage would be billed.
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def combined(maps: Sequence[Tensor]) -> Tensor:
+    """The tokens of one block as they are, or of several side by side with equal weight.
+
+    Args:
+        maps: each [T, C, rows, cols].
+
+    Returns:
+        [T, C * len(maps), rows, cols]; several are scaled to a mean square of 1 a channel.
+    """
+    if len(maps) == 1:
+        return maps[0]
+    return torch.cat([unit_length(m, dim=1) * m.shape[1] ** 0.5 for m in maps], dim=1)
+
+
+def _blocks(settings: Settings) -> tuple[int, ...]:
+    chosen = settings.backbone
+    return (chosen.block, chosen.second_block) if chosen.second_block else (chosen.block,)

@@ -58,24 +58,34 @@ def inside(points: Tensor, width: int, height: int) -> Tensor:
     return ((points >= 0) & (points <= limit)).all(dim=-1)
 
 
-def follow(points: Tensor, flow: FlowPair, loop_error: float) -> tuple[Tensor, Tensor]:
-    """One step along a flow with its forward-backward check.
+def loop_step(points: Tensor, flow: FlowPair) -> tuple[Tensor, Tensor]:
+    """One step along a flow, and how far the way back misses the start.
 
     Args:
         points: [N, 2] (x, y) px in the first frame.
         flow: there and back, each [2, H, W] px.
-        loop_error: largest round trip that counts as closed, px.
 
     Returns:
-        The points in the second frame [N, 2], and whether each step is valid: it closes and
-        stays in the image, bool [N].
+        The points in the second frame [N, 2], and the forward-backward errors [N], px.
     """
     there, back = flow
     moved = points + sample_map(there, points)
     returned = moved + sample_map(back, moved)
-    closed = (returned - points).norm(dim=-1) < loop_error
-    height, width = there.shape[-2:]
-    return moved, closed & inside(moved, width, height)
+    return moved, (returned - points).norm(dim=-1)
+
+
+def follow(points: Tensor, flow: FlowPair, loop_error: float) -> tuple[Tensor, Tensor]:
+    """One step along a flow, valid where its loop closes and it stays in the image.
+
+    Args:
+        loop_error: largest forward-backward error that counts as closed, px.
+
+    Returns:
+        The points in the second frame [N, 2], and which steps are valid, bool [N].
+    """
+    moved, error = loop_step(points, flow)
+    height, width = flow[0].shape[-2:]
+    return moved, (error < loop_error) & inside(moved, width, height)
 
 
 def chain(flows: list[FlowPair], spacing: int, loop_error: float) -> Trajectories:
