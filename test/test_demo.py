@@ -18,6 +18,7 @@ from dino_tracker_ros.evaluation import demo
 from dino_tracker_ros.evaluation.assembly import join_clips, tracks_of_queries
 from dino_tracker_ros.evaluation.bags import BagError, read_bag
 from dino_tracker_ros.tracking.tracks import Tracks
+from dino_tracker_ros.visualization.video import write_video
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 40, 30
@@ -250,15 +251,28 @@ def test_demo_on_a_made_clip(tmp_path):
     assert cv2.imread(str(tmp_path / "out" / "tracks.png")) is not None
 
 
+def own_input(tmp_path: Path, kind: str) -> list[str]:
+    """Seven pictures as what a user may have, and the options that name it."""
+    if kind == "bag":
+        stamps = [10**9 + 40_000_000 * index for index in range(7)]
+        path = write_bag(tmp_path / "bag", "mcap", {"/left": "raw", "/right": "raw"}, stamps)
+        return ["--bag", str(path), "--topic", "/right"]
+    images = [np.full((96, 128, 3), 20 * index, np.uint8) for index in range(7)]
+    if kind == "video":
+        write_video(tmp_path / "in.mp4", images, rate=25)
+        return ["--video", str(tmp_path / "in.mp4")]
+    (tmp_path / "pictures").mkdir()
+    for index, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / "pictures" / f"{index:03d}.png"), image)
+    return ["--frames", str(tmp_path / "pictures"), "--rate", "30"]
+
+
 @pytest.mark.ros
-def test_demo_on_own_pictures_has_no_accuracy(tmp_path):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for index in range(7):
-        image = np.random.default_rng(index).integers(0, 255, (96, 128, 3), np.uint8)
-        cv2.imwrite(str(folder / f"{index:03d}.png"), image)
+@pytest.mark.parametrize("kind", ["frames", "video", "bag"])
+def test_demo_on_own_input_has_no_accuracy(tmp_path, kind):
+    source = own_input(tmp_path, kind)
     running = start_demo(
-        tmp_path, HERE / "node_with_double.py", "--frames", str(folder), "--rate", "30"
+        tmp_path, HERE / "node_with_double.py", *source, "--set", "queries.grid_spacing=16"
     )
     out, err = running.communicate(timeout=DEMO_TIMEOUT)
     assert running.returncode == 0, err

@@ -16,6 +16,7 @@ from dino_tracker_ros.visualization.overlay import (
     draw_points,
     id_colours,
     montage,
+    place_colours,
 )
 from dino_tracker_ros.visualization.video import (
     FolderFrames,
@@ -59,10 +60,20 @@ def test_colours_belong_to_ids_and_differ():
     assert id_colours([]).shape == (0, 3)
 
 
+def test_colours_by_place_are_alike_among_neighbours():
+    left, beside, right = place_colours(
+        np.array([[0, 10, 50], [3, 14, 50], [0, 150, 50]], np.float32), WIDTH, HEIGHT
+    ).astype(int)
+    assert np.abs(left - beside).max() < 40
+    assert np.abs(left - right).max() > 150
+    assert place_colours(np.empty((0, 3), np.float32), WIDTH, HEIGHT).shape == (0, 3)
+
+
 def test_visible_points_are_filled_and_hidden_ones_hollow():
-    colour = id_colours([0])[0]
-    seen = draw_overlay(grey(), make_tracks(), 0)
-    np.testing.assert_allclose(seen[40, 30], colour, atol=2)
+    colours = id_colours([7, 3])
+    seen = draw_overlay(grey(), make_tracks(), 0, ids=[7, 3])
+    np.testing.assert_allclose(seen[40, 30], colours[0], atol=2)
+    np.testing.assert_allclose(seen[30, 120], colours[1], atol=2)
     hidden = draw_overlay(grey(), make_tracks(occluded=True), 0)
     np.testing.assert_array_equal(hidden[40, 30], [128, 128, 128])
     assert (hidden[36:45, 26:35] != 128).any()

@@ -33,6 +33,24 @@ def id_colours(ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
     return np.asarray(rgb * 255 + 0.5, np.uint8)
 
 
+def place_colours(queries: NDArray[np.float32], width: int, height: int) -> NDArray[np.uint8]:
+    """Colours by where points were asked for, so that neighbours look alike, uint8 [N, 3] RGB.
+
+    Whatever moves together keeps its rainbow, and a track that jumped stands out of it.
+
+    Args:
+        queries: float32 [N, 3], (t, x, y).
+        width, height: of the image, px.
+    """
+    if not len(queries):
+        return np.empty((0, 3), np.uint8)
+    hsv = np.ones((1, len(queries), 3), np.float32)
+    hsv[0, :, 0] = 300 * np.clip(queries[:, 1] / width, 0, 1)
+    hsv[0, :, 1] = 0.45 + 0.5 * np.clip(queries[:, 2] / height, 0, 1)
+    rgb = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0]
+    return np.asarray(rgb * 255 + 0.5, np.uint8)
+
+
 def draw_overlay(
     image: NDArray[np.uint8],
     tracks: Tracks,
@@ -49,12 +67,15 @@ def draw_overlay(
         image: uint8 [H, W, 3] RGB, at the tracks' size.
         tracks: N tracks over T frames.
         frame_index: which frame the picture is, 0..T-1.
-        ids: N numbers that choose the colours; None takes 0..N-1.
+        ids: N numbers that choose the colours; None colours points by their queries' places.
         trail: frames of the past that fade behind each point.
         true_points: [N, T, 2]; a white cross at each, and a line to where it was predicted.
         true_visible: bool [N, T], which of the true points to draw.
     """
-    colours = id_colours(range(len(tracks.points)) if ids is None else ids)
+    if ids is None:
+        colours = place_colours(tracks.queries, tracks.width, tracks.height)
+    else:
+        colours = id_colours(ids)
     radius = point_radius(tracks.width, tracks.height)
     drawn = _draw_trails(image, tracks, frame_index, colours, radius, trail)
     if true_points is not None:
@@ -87,13 +108,13 @@ def draw_points(
     """
     outer = round((radius + 1) * 2**_SHIFT)
     inner = round(radius * 2**_SHIFT)
-    ring = round((radius + 2) * 2**_SHIFT)
+    ring, rim = round((radius + 0.5) * 2**_SHIFT), round((radius + 2) * 2**_SHIFT)
     width = max(1, round(radius / 2.5))
     for place, hidden, colour in zip(_fixed(points), occluded, colours.tolist()):
         if place is None:
             continue
         if hidden:
-            cv2.circle(image, place, ring, _DARK, width + 2, cv2.LINE_AA, _SHIFT)
+            cv2.circle(image, place, rim, _DARK, width, cv2.LINE_AA, _SHIFT)
             cv2.circle(image, place, ring, colour, width, cv2.LINE_AA, _SHIFT)
         else:
             cv2.circle(image, place, outer, _DARK, -1, cv2.LINE_AA, _SHIFT)
