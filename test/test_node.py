@@ -369,6 +369,15 @@ def test_signals_end_the_node_cleanly_even_while_it_optimizes(
     assert "Traceback" not in node.said()
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_the_node_while_it_loads(start: Start, peer: Peer, how: signal.Signals) -> None:
+    node = start(device="slow")
+    peer.wait(lambda: "loading the tracker" in node.said())
+    assert node.end(how) == 0
+    assert "ERROR" not in node.said()
+    assert "Traceback" not in node.said()
+
+
 def test_killed_and_restarted(start: Start, peer: Peer) -> None:
     node = start()
     camera = peer.camera()

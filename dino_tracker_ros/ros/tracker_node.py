@@ -123,6 +123,8 @@ class TrackerNode(LifecycleNode):
         """Reads the parameters and loads the weights."""
         try:
             self._configure()
+        except InterruptedError:  # the context ended: nothing can be said any more
+            raise KeyboardInterrupt from None
         except Exception as error:  # rclpy would finalize the node and say nothing
             self._configure_failed = True
             self._error(f"cannot configure: {describe_error(error)}")
