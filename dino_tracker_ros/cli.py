@@ -291,15 +291,22 @@ def _clip_rows(
 
     frames, queries = clip.frames, clip.truth.queries
     methods: list[tuple[str, Callable[[], Tracks]]] = []
+
+    def frames_done(done: int, total: int) -> None:
+        bars("frames", done, total)
+
     if options.baselines:
         methods = [
             ("no motion", lambda: baselines.track_static(frames, queries)),
             ("Lucas-Kanade", lambda: baselines.track_lucas_kanade(frames, queries)),
             (
                 f"chained {settings.flow.method}",
-                lambda: baselines.track_chained_flow(frames, queries, settings),
+                lambda: baselines.track_chained_flow(frames, queries, settings, frames_done),
             ),
-            ("raw DINOv2", lambda: baselines.track_raw_dino(frames, queries, settings)),
+            (
+                "raw DINOv2",
+                lambda: baselines.track_raw_dino(frames, queries, settings, frames_done),
+            ),
         ]
     for seed in options.seeds or [settings.optimizer.seed]:
         seeded = with_values(settings, {"optimizer.seed": seed})

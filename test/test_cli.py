@@ -436,7 +436,7 @@ def test_evaluate_scores_every_method(capsys, fake, monkeypatch, labelled_clip, 
     monkeypatch.setattr(
         baselines,
         "track_raw_dino",
-        lambda frames, queries, _: baselines.track_static(frames, queries),
+        lambda frames, queries, *_: baselines.track_static(frames, queries),
     )
     code, out, _ = run(
         capsys, "evaluate", labelled_clip, labelled_clip, "--baselines", "--preset", "cpu",

@@ -20,12 +20,16 @@ from dino_tracker_ros.tracking.flow import load_flow
 from dino_tracker_ros.tracking.matching import sample_tokens, unit_length
 from dino_tracker_ros.tracking.settings import Settings
 from dino_tracker_ros.tracking.token_grid import TokenGrid
+from dino_tracker_ros.tracking.tracker import combined
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.tracking.trajectories import follow
 from dino_tracker_ros.tracking.weights import WeightsCache
 
 LOOP_ERROR = 1.5  # px, the forward-backward error from which a step counts as lost
 MATCH_TEMPERATURE = 0.02  # of the softmax over raw cosines
+
+Progress = Callable[[int, int], None]
+"""Called with (frames done, T)."""
 
 Step = Callable[[int, int, NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.bool_]]]
 """(from frame, to frame, points [M, 2]) to the points there [M, 2] and bool [M], step confirmed."""
@@ -67,7 +71,10 @@ def track_lucas_kanade(frames: Sequence[Frame], queries: NDArray[np.float32]) ->
 
 
 def track_chained_flow(
-    frames: Sequence[Frame], queries: NDArray[np.float32], settings: Settings
+    frames: Sequence[Frame],
+    queries: NDArray[np.float32],
+    settings: Settings,
+    progress: Progress | None = None,
 ) -> Tracks:
     """The flow of the settings chained from frame to frame, at the tracker's working size.
 
@@ -89,11 +96,13 @@ def track_chained_flow(
     )
     pairs: list[tuple[Tensor, Tensor]] = []
     before = None
-    for frame in frames:
+    for number, frame in enumerate(frames, start=1):
         encoded = flow.encode(_as_tensor(frame, size))
         if before is not None:
             pairs.append((flow.flow(before, encoded)[0], flow.flow(encoded, before)[0]))
         before = encoded
+        if progress is not None:
+            progress(number, len(frames))
 
     def step(
         source: int, target: int, points: NDArray[np.float32]
@@ -109,9 +118,12 @@ def track_chained_flow(
 
 @torch.no_grad()
 def track_raw_dino(
-    frames: Sequence[Frame], queries: NDArray[np.float32], settings: Settings
+    frames: Sequence[Frame],
+    queries: NDArray[np.float32],
+    settings: Settings,
+    progress: Progress | None = None,
 ) -> Tracks:
-    """The nearest token by frozen features, averaged over its neighbours.
+    """The nearest token by the tracker's frozen features, averaged over its neighbours.
 
     Tumanyan et al. 2024, tab. 1, "DINOv2": no optimization. The position is the mean of token
     centres within head.radius of the most similar one, weighted by a softmax of the cosine. A
@@ -122,18 +134,23 @@ def track_raw_dino(
     """
     device = find_device(settings.device)
     size = _working_size(frames, settings)
+    chosen = settings.backbone
     backbone = load_backbone(
-        settings.backbone.model,
+        chosen.model,
         cache=WeightsCache(),
-        weights=settings.backbone.weights,
-        blocks=[settings.backbone.block],
-        stride=settings.backbone.stride,
-        final_norm=settings.backbone.final_norm,
+        weights=chosen.weights,
+        blocks=[block for block in (chosen.block, chosen.second_block) if block],
+        stride=chosen.stride,
+        final_norm=chosen.final_norm,
         precision=find_precision(settings.precision, device),
         device=device,
     )
     grid = backbone.grid(size.height, size.width)
-    maps = [backbone.features(_as_tensor(frame, size))[0] for frame in frames]
+    maps = []
+    for number, frame in enumerate(frames, start=1):
+        maps.append(combined(backbone.features(_as_tensor(frame, size))))
+        if progress is not None:
+            progress(number, len(frames))
     tokens = torch.cat(maps).flatten(2)
     times = torch.from_numpy(np.rint(queries[:, 0]).astype(np.int64)).to(device)
     places = torch.from_numpy(size.to_working(queries[:, 1:])).to(device)
