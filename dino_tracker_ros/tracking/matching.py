@@ -28,7 +28,9 @@ def sample_tokens(tokens: Tensor, frames: Tensor, points: Tensor, grid: TokenGri
     left = x.detach().floor().clamp(max=max(grid.cols - 2, 0))
     top = y.detach().floor().clamp(max=max(grid.rows - 2, 0))
     part_x, part_y = x - left, y - top
-    left, top = left.long(), top.long()
+    # Where an optimization diverges, positions are NaN: the result is too, but no index may be.
+    left = left.long().clamp(0, max(grid.cols - 2, 0))
+    top = top.long().clamp(0, max(grid.rows - 2, 0))
     right, bottom = (left + 1).clamp(max=grid.cols - 1), (top + 1).clamp(max=grid.rows - 1)
     index = torch.stack(
         [
