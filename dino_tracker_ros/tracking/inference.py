@@ -16,7 +16,11 @@ from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_leng
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
 from dino_tracker_ros.tracking.token_grid import TokenGrid
-from dino_tracker_ros.tracking.trajectories import FlowPair
+from dino_tracker_ros.tracking.trajectories import FlowPair, inside
+
+
+COSINE_SCALE = 0.05
+"""How much cosine takes the confidence from 1/2 to 3/4."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +99,22 @@ def _track_some(clip: RefinedClip, queries: Tensor, settings: Settings) -> Point
         [_positions(clip, query_frame, query_point, t) for t in range(frames)], dim=1
     )
     points[rows, query_frame] = query_point
+    options = settings.inference
     if settings.fusion.enabled:
-        error = _round_trips(clip, query_frame, query_point, points, settings.inference.batch)
+        error = _round_trips(clip, query_frame, query_point, points, options.batch)
         variance = match_variance(error, settings.fusion)
-        points, variance = fuse(
-            points, variance, clip.flows, query_frame, query_point, settings.fusion
-        )
+        points, _ = fuse(points, variance, clip.flows, query_frame, query_point, settings.fusion)
     cosine = _cosines(clip, query_frame, query_point, points)
-    occluded = _occlusion(clip, points, cosine, settings.inference)
+    if options.occlusion == "anchors":
+        occluded = _anchor_occlusion(clip, points, cosine, options)
+        confidence = _anchor_confidence(cosine, occluded, options)
+    else:
+        error = _round_trips(clip, query_frame, query_point, points, options.batch)
+        confidence = _round_trip_confidence(error / clip.grid.stride, cosine, options)
+        confidence[~inside(points, clip.grid.width, clip.grid.height)] = 0.0
+        occluded = confidence < 0.5
     occluded[rows, query_frame] = False
-    confidence = _confidence(cosine, occluded, settings.inference)
+    confidence[rows, query_frame] = 1.0
     return PointTracks(points, occluded, confidence)
 
 
@@ -149,7 +159,22 @@ def _cosines(clip: RefinedClip, query_frame: Tensor, query_point: Tensor, points
     return torch.stack(columns, dim=1)
 
 
-def _occlusion(
+def _round_trip_confidence(
+    error: Tensor, cosine: Tensor, settings: InferenceSettings
+) -> Tensor:
+    """0..1 [N, T]: one half where the round trip or the cosine is just at its limit, and as good
+    as the worse of the two.
+
+    Args:
+        error: [N, T], tokens.
+        cosine: [N, T].
+    """
+    trip = 1 / (1 + (error / settings.round_trip).square())
+    likeness = torch.sigmoid((cosine - settings.visible_cosine) / COSINE_SCALE)
+    return torch.minimum(trip, likeness)
+
+
+def _anchor_occlusion(
     clip: RefinedClip, points: Tensor, cosine: Tensor, settings: InferenceSettings
 ) -> Tensor:
     """Occluded where an anchor disagrees by more than anchors do among themselves, bool [N, T].
@@ -192,7 +217,7 @@ def _distances_to_anchors(
     return distance
 
 
-def _confidence(cosine: Tensor, occluded: Tensor, settings: InferenceSettings) -> Tensor:
+def _anchor_confidence(cosine: Tensor, occluded: Tensor, settings: InferenceSettings) -> Tensor:
     """Cosine mapped to 0..1, at least one half exactly where the point is said to be visible."""
     low = settings.visible_cosine
     rising = ((cosine - low) / (1 - low)).clamp(0, 1)

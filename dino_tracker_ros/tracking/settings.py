@@ -278,11 +278,20 @@ class FusionSettings(SettingGroup):
 
 @dataclass(frozen=True)
 class InferenceSettings(SettingGroup):
+    occlusion: str = setting(
+        "round_trip",
+        "what tells occlusion: the way back to the query, or agreement among anchors, as published",
+        choices=("round_trip", "anchors"),
+    )
+    round_trip: float = setting(
+        1.5, "round trip from which a point counts as occluded",
+        unit="tokens", minimum=0.01, maximum=1000,
+    )  # fmt: skip
+    visible_cosine: float = setting(
+        0.65, "cosine with the query below which a point counts as occluded", minimum=-1, maximum=1
+    )
     anchor_cosine: float = setting(
         0.7, "cosine from which a frame is an anchor, always visible", minimum=-1, maximum=1
-    )
-    visible_cosine: float = setting(
-        0.6, "cosine below which a point is always occluded", minimum=-1, maximum=1
     )
     batch: int = setting(
         1024, "query points tracked at once", unit="points", minimum=1, maximum=100_000
@@ -358,6 +367,8 @@ PRESETS: dict[str, dict[str, Value]] = {
         "optimizer.frames": 8,
         "precision": "float32",
         "fusion.enabled": False,
+        "inference.occlusion": "anchors",
+        "inference.visible_cosine": 0.6,
     },
     "robot": {},
     "cpu": {
