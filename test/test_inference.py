@@ -1,0 +1,249 @@
+"""Positions, occlusion by anchors and confidence, against the published rule written as loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from known_scene import KnownBackbone, KnownFlow, frames_of, known_tracker, quick
+from torch import Tensor
+
+from dino_tracker_ros.tracking import tracker as tracker_module
+from dino_tracker_ros.tracking.token_grid import TokenGrid
+from dino_tracker_ros.tracking.tracker import DinoTracker
+from dino_tracker_ros.tracking.tracks import Tracks
+from dino_tracker_ros.tracking.weights import WeightsCache
+
+HEIGHT, WIDTH, FRAMES = 57, 84, 7
+ANCHOR, VISIBLE = 0.97, 0.8
+# The best token itself is the position: nothing of the head's weights is left.
+PUBLISHED: dict[str, Any] = {
+    "fusion__enabled": False,
+    "head__radius": 1.0,
+    "inference__anchor_cosine": ANCHOR,
+    "inference__visible_cosine": VISIBLE,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class NoiseBackbone(KnownBackbone):
+    """Smooth noise of few channels that drifts, so that every cosine occurs."""
+
+    channels = 4
+
+    def __init__(self) -> None:
+        super().__init__([[0.0, 0.0]] * FRAMES, stride=14)
+        generator = torch.Generator().manual_seed(2)
+        grid = self.grid(HEIGHT, WIDTH)
+        noise = torch.randn(1, self.channels, grid.rows, grid.cols, generator=generator)
+        maps = []
+        for _ in range(FRAMES):
+            noise = noise + 0.5 * torch.randn(noise.shape, generator=generator)
+            maps.append(noise)
+        self.maps = torch.cat(maps)
+
+    def features(self, images: Tensor, **_: Any) -> tuple[Tensor, ...]:
+        return (torch.stack([self.maps[int(image.flatten()[0])] for image in images]),)
+
+
+def noise_tracker(monkeypatch: pytest.MonkeyPatch, **values: Any) -> DinoTracker:
+    backbone, flow = NoiseBackbone(), KnownFlow([[0.0, 0.0]] * FRAMES, silent=True)
+    monkeypatch.setattr(tracker_module, "load_backbone", lambda *_, **__: backbone)
+    monkeypatch.setattr(tracker_module, "load_flow", lambda *_, **__: flow)
+    tracker = DinoTracker(quick(**{**PUBLISHED, **values}), WeightsCache())
+    for frame in frames_of(FRAMES, HEIGHT, WIDTH):
+        tracker.observe(frame)
+    return tracker
+
+
+def random_queries(count: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    where = random.uniform(0, [WIDTH - 1, HEIGHT - 1], (count, 2))
+    return np.column_stack([random.integers(FRAMES, size=count), where]).astype(np.float32)
+
+
+# ---- the same, slowly ----
+
+
+class Slow:
+    """One point at a time on raw features."""
+
+    def __init__(self, maps: Tensor) -> None:
+        self.maps, self.grid = maps, TokenGrid(HEIGHT, WIDTH)
+        self.centres = self.grid.centres().reshape(-1, 2).tolist()
+
+    def feature(self, frame: int, x: float, y: float) -> Tensor:
+        where = torch.tensor([[[x, y]]], dtype=torch.float32)
+        found = self.grid.sample(self.maps[frame][None], where)[0, 0].double()
+        return found / found.norm()
+
+    def find(self, wanted: Tensor, frame: int) -> tuple[float, float]:
+        tokens = self.maps[frame].flatten(1).T.double()
+        cosines = [float(wanted @ token / token.norm()) for token in tokens]
+        return tuple(self.centres[max(range(len(cosines)), key=lambda k: cosines[k])])
+
+    def track(
+        self, t0: int, x: float, y: float
+    ) -> tuple[list[tuple[float, float]], list[bool], list[str]]:
+        wanted = self.feature(t0, x, y)
+        points = [(x, y) if t == t0 else self.find(wanted, t) for t in range(FRAMES)]
+        cosine = [float(wanted @ self.feature(t, *points[t])) for t in range(FRAMES)]
+        anchors = [t for t in range(FRAMES) if cosine[t] >= ANCHOR]
+        medians = []
+        for t in range(FRAMES):
+            own = self.feature(t, *points[t])
+            # Round trips end on tokens, the anchors' own positions too but for the query's.
+            apart = sorted(math.dist(self.find(own, a), points[a]) for a in anchors)
+            medians.append(apart[(len(apart) - 1) // 2])
+        limit = max(medians[a] for a in anchors)
+        occluded = [medians[t] > limit or cosine[t] < VISIBLE for t in range(FRAMES)]
+        why = [
+            "anchor" if t in anchors else "low" if cosine[t] < VISIBLE
+            else "voted away" if occluded[t] else "voted in"
+            for t in range(FRAMES)
+        ]  # fmt: skip
+        return points, occluded, why
+
+
+def test_tracks_and_occlusion_are_the_slow_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = random_queries(60)
+    tracks = noise_tracker(monkeypatch).track(queries)
+    slow = Slow(NoiseBackbone().maps)
+    reasons: list[str] = []
+    for n, (t, x, y) in enumerate(queries.tolist()):
+        points, occluded, why = slow.track(int(t), x, y)
+        np.testing.assert_allclose(tracks.points[n], points, atol=1e-3)
+        assert tracks.occluded[n].tolist() == occluded, (n, why)
+        reasons += why
+    # Every branch of the rule decided something.
+    assert min(reasons.count(r) for r in ("anchor", "low", "voted away", "voted in")) >= 3
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_every_point_is_tracked_for_itself(
+    monkeypatch: pytest.MonkeyPatch, fused: bool
+) -> None:
+    queries = random_queries(23, seed=1)
+    whole = noise_tracker(monkeypatch, fusion__enabled=fused).track(queries)
+    few = noise_tracker(monkeypatch, fusion__enabled=fused, inference__batch=5).track(queries)
+    alone = noise_tracker(monkeypatch, fusion__enabled=fused).track(queries[4:5])
+    for tracks, rows in ((few, slice(None)), (alone, slice(4, 5))):
+        np.testing.assert_allclose(tracks.points, whole.points[rows], atol=1e-3)
+        np.testing.assert_array_equal(tracks.occluded, whole.occluded[rows])
+        np.testing.assert_allclose(tracks.confidence, whole.confidence[rows], atol=1e-4)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_confidence_is_a_share_and_agrees_with_the_flag(
+    monkeypatch: pytest.MonkeyPatch, fused: bool
+) -> None:
+    tracks = noise_tracker(monkeypatch, fusion__enabled=fused).track(random_queries(40))
+    assert tracks.confidence.dtype == np.float32
+    assert ((tracks.confidence >= 0) & (tracks.confidence <= 1)).all()
+    assert tracks.occluded.any() and not tracks.occluded.all()
+    assert tracks.confidence[~tracks.occluded].min() >= tracks.confidence[tracks.occluded].max()
+
+
+def test_thresholds_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = random_queries(40)
+
+    def occluded(anchor: float, visible: float) -> float:
+        tracker = noise_tracker(
+            monkeypatch, inference__anchor_cosine=anchor, inference__visible_cosine=visible
+        )
+        return float(tracker.track(queries).occluded.mean())
+
+    # All are anchors; then none but the exact ones.
+    assert occluded(-1.0, -1.0) == 0
+    assert occluded(0.999, 0.999) > 0.5
+
+
+# ---- where the truth is known ----
+
+# The scene goes to the right and down, and part of the way back.
+MOTION = [[0.0, 0.0], [9.0, 4.0], [17.0, 6.0], [24.0, 3.0], [15.0, 1.0]]
+
+
+def scene_queries(at: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points that stay in the picture, and where they are: [N, T, 2]."""
+    x, y = np.meshgrid(np.arange(20.0, 90, 17), np.arange(15.0, 75, 13))
+    grid = np.stack([x, y], axis=-1).reshape(-1, 2)
+    motion = np.array(MOTION)
+    truth = grid[:, None] + motion[None]
+    queries = np.column_stack([np.full(len(grid), at), truth[:, at]]).astype(np.float32)
+    return queries, truth
+
+
+def scene_tracks(
+    monkeypatch: pytest.MonkeyPatch, queries: np.ndarray, silent: bool = False, **values: Any
+) -> Tracks:
+    settings = quick(head__radius=1.0, **values)
+    tracker = known_tracker(monkeypatch, MOTION, settings, silent_flow=silent)
+    for frame in frames_of(len(MOTION), 85, 125):
+        tracker.observe(frame)
+    return tracker.track(queries)
+
+
+@pytest.mark.parametrize("at", [0, 2, 4])
+@pytest.mark.parametrize("stride", [14, 7])
+@pytest.mark.parametrize("values", [{"fusion__enabled": False}, {"fusion__enabled": True}])
+def test_points_are_followed_forward_and_backward(
+    monkeypatch: pytest.MonkeyPatch, at: int, stride: int, values: dict[str, Any]
+) -> None:
+    queries, truth = scene_queries(at)
+    tracks = scene_tracks(monkeypatch, queries, backbone__stride=stride, **values)
+    error = np.linalg.norm(tracks.points - truth, axis=-1)
+    # The best token is at most half a diagonal of the grid away.
+    assert error.max() <= stride / math.sqrt(2) + 0.5
+    np.testing.assert_array_equal(tracks.points[:, at], queries[:, 1:])
+    if stride == 7:
+        assert not tracks.occluded.any()
+
+
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_flow_makes_tracks_more_precise(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    queries, truth = scene_queries(at)
+    errors = {}
+    for enabled in (False, True):
+        tracks = scene_tracks(monkeypatch, queries, fusion__enabled=enabled)
+        errors[enabled] = np.linalg.norm(tracks.points - truth, axis=-1).mean()
+    assert errors[True] < 0.5 * errors[False]
+    assert errors[True] < 2
+
+
+def test_flow_that_closes_no_loop_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, truth = scene_queries(1)
+    tracks = scene_tracks(monkeypatch, queries, silent=True, fusion__enabled=True)
+    error = np.linalg.norm(tracks.points - truth, axis=-1)
+    assert error.max() <= 14 / math.sqrt(2) + 0.5
+
+
+@pytest.mark.parametrize("stride", [14, 7])
+@pytest.mark.parametrize(("height", "width"), [(57, 84), (85, 46), (60, 60)])
+@pytest.mark.parametrize("fused", [False, True])
+def test_tracks_reach_every_pixel(
+    monkeypatch: pytest.MonkeyPatch, height: int, width: int, stride: int, fused: bool
+) -> None:
+    """A point in the middle moves to each corner, along each border, and to places between."""
+    start = np.array([width // 2, height // 2], float)
+    xs, ys = [0, 1, width // 3, width - 2, width - 1], [0, 1, height // 3, height - 2, height - 1]
+    targets = np.array([[x, y] for y in ys for x in xs], float)
+    motion = np.concatenate([[[0.0, 0.0]], targets - start]).tolist()
+    settings = quick(backbone__stride=stride, head__radius=1.0, fusion__enabled=fused)
+    tracker = known_tracker(monkeypatch, motion, settings, silent_flow=True)
+    for frame in frames_of(len(motion), height, width):
+        tracker.observe(frame)
+    tracks = tracker.track(np.array([[0, *start]], np.float32))
+    error = np.linalg.norm(tracks.points[0, 1:] - targets, axis=-1)
+    assert error.max() <= stride / math.sqrt(2) + 0.5, targets[error.argmax()]
