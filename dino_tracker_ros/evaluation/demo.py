@@ -26,7 +26,7 @@ from dino_tracker_ros.evaluation.replay import add_source_options, open_source
 from dino_tracker_ros.evaluation.report import percent, score
 from dino_tracker_ros.evaluation.synthetic import make_clip, write_clip
 from dino_tracker_ros.tracking.clip import Frame
-from dino_tracker_ros.tracking.errors import SettingError, TrackerError
+from dino_tracker_ros.tracking.errors import ClipError, SettingError, TrackerError
 from dino_tracker_ros.tracking.settings import PRESETS, Settings, describe, with_values
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.visualization.progress import ProgressBars
@@ -88,6 +88,8 @@ def _run(options: argparse.Namespace) -> None:
         elif options.count is None:
             options.count = OWN_FRAMES
         frames = open_source(options)
+        if len(frames) < 2:
+            raise ClipError(f"{len(frames)} frame: tracking needs at least two")
         stamps = time.time_ns() + np.array([frame.stamp for frame in frames], np.int64)
         stamps -= frames[0].stamp
         queries = np.zeros((0, 3), np.float32) if truth is None else truth.queries

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ PACKAGE = "dino_tracker_ros"
 NODE = "dino_tracker"
 STATUS_NAME = f"{NODE}: tracker"
 QUEUE = 100
+LATE = 10.0  # s after the last image until one that is missing counts as lost
 
 
 class LiveError(TrackerError):
@@ -173,7 +174,7 @@ def _await_tracks(
 ) -> None:
     published = _Counter(player)
     last_sign, last_change = None, time.monotonic()
-    flushed_at = -1
+    flushed_at, played_at = -1, time.monotonic()
     while True:
         listener.spin()
         _check_alive(tracker, "the node", log)
@@ -184,16 +185,19 @@ def _await_tracks(
         progress("features and flow", now["frames_processed"], frame_count)
         if now["fit.iterations"]:
             progress("optimizing", now["fit.iteration"], now["fit.iterations"])
+        if player.poll() is None:
+            played_at = time.monotonic()
         through = now["frames_processed"] + now["frames_dropped"]
+        # An image may have been lost on the way, whatever the middleware promises.
+        all_in = through >= frame_count or time.monotonic() - played_at > LATE
         idle = listener.diagnostics.get("stage") == "idle" and not now["queue"]
-        if player.poll() == 0 and through >= frame_count and idle:
-            if now["clips"] + now["clips_failed"] and not now["clip_pending"]:
-                if len(listener.clips) < now["clips"]:
-                    listener.spin(1.0)  # the report was faster than the tracks
+        if player.poll() == 0 and all_in and idle:
+            if now["clip_pending"]:
+                if flushed_at != now["clips"]:
+                    flushed_at = now["clips"]
+                    listener.flush()
+            elif len(listener.clips) >= now["clips"]:
                 return
-            if flushed_at != now["clips"]:
-                flushed_at = now["clips"]
-                listener.flush()
         sign = (published.value, listener.signs())
         if sign != last_sign:
             last_sign, last_change = sign, time.monotonic()
@@ -249,19 +253,16 @@ def _process(
 
 
 def _end(process: subprocess.Popen[str], patience: float) -> None:
-    for number in (signal.SIGINT, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
+    try:
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGINT)
             process.wait(patience)
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    finally:  # also where Ctrl-C was pressed once more
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 @contextmanager
