@@ -1,4 +1,4 @@
-"""Positions, occlusion by anchors and confidence, against the published rule written as loops."""
+"""Positions, occlusion and confidence, against the rules written as loops."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ ANCHOR, VISIBLE = 0.97, 0.8
 # The best token itself is the position: nothing of the head's weights is left.
 PUBLISHED: dict[str, Any] = {
     "fusion__enabled": False,
+    "inference__occlusion": "anchors",
     "head__radius": 1.0,
     "inference__anchor_cosine": ANCHOR,
     "inference__visible_cosine": VISIBLE,
@@ -115,6 +116,16 @@ class Slow:
         ]  # fmt: skip
         return points, occluded, why
 
+    def round_trips(
+        self, t0: int, x: float, y: float
+    ) -> tuple[list[tuple[float, float]], list[float], list[float]]:
+        """Positions, how far from the query each is found back, and its cosine with the query."""
+        wanted = self.feature(t0, x, y)
+        points = [(x, y) if t == t0 else self.find(wanted, t) for t in range(FRAMES)]
+        own = [self.feature(t, *points[t]) for t in range(FRAMES)]
+        trips = [math.dist(self.find(found, t0), (x, y)) for found in own]
+        return points, trips, [float(wanted @ found) for found in own]
+
 
 def test_tracks_and_occlusion_are_the_slow_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     queries = random_queries(60)
@@ -130,29 +141,65 @@ def test_tracks_and_occlusion_are_the_slow_ones(monkeypatch: pytest.MonkeyPatch)
     assert min(reasons.count(r) for r in ("anchor", "low", "voted away", "voted in")) >= 3
 
 
-@pytest.mark.parametrize("fused", [False, True])
+def test_round_trips_tell_occlusion_as_the_slow_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"inference__occlusion": "round_trip", "inference__round_trip": 1.5}
+    queries = random_queries(120)
+    tracks = noise_tracker(monkeypatch, **values).track(queries)
+    slow = Slow(NoiseBackbone().maps)
+    reasons: list[str] = []
+    for n, (t0, x, y) in enumerate(queries.tolist()):
+        points, trips, cosines = slow.round_trips(int(t0), x, y)
+        for t, point in enumerate(points):
+            if t == t0:
+                assert not tracks.occluded[n, t] and tracks.confidence[n, t] == 1
+                continue
+            far, unlike = trips[t] > 1.5 * 14, cosines[t] < VISIBLE
+            beyond = point[0] > WIDTH or point[1] > HEIGHT
+            rim = min(point) < 0 or (not beyond and (point[0] > WIDTH - 1 or point[1] > HEIGHT - 1))
+            if not rim:
+                assert tracks.occluded[n, t] == (far or unlike or beyond), (n, t)
+                assert tracks.occluded[n, t] == (tracks.confidence[n, t] < 0.5)
+                kinds = {"far": far, "unlike": unlike, "beyond": beyond}
+                true = [kind for kind, applies in kinds.items() if applies]
+                reasons.append(true[0] if len(true) == 1 else str(len(true)))
+    # Every reason was the only one somewhere.
+    assert min(reasons.count(r) for r in ("0", "far", "unlike", "beyond")) > 1
+
+
+BOTH = pytest.mark.parametrize(
+    "values",
+    [
+        {"fusion__enabled": False, "inference__occlusion": "anchors"},
+        {"fusion__enabled": True, "inference__occlusion": "round_trip"},
+    ],
+    ids=["published", "ours"],
+)
+
+
+@BOTH
 def test_every_point_is_tracked_for_itself(
-    monkeypatch: pytest.MonkeyPatch, fused: bool
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 ) -> None:
     queries = random_queries(23, seed=1)
-    whole = noise_tracker(monkeypatch, fusion__enabled=fused).track(queries)
-    few = noise_tracker(monkeypatch, fusion__enabled=fused, inference__batch=5).track(queries)
-    alone = noise_tracker(monkeypatch, fusion__enabled=fused).track(queries[4:5])
+    whole = noise_tracker(monkeypatch, **values).track(queries)
+    few = noise_tracker(monkeypatch, **values, inference__batch=5).track(queries)
+    alone = noise_tracker(monkeypatch, **values).track(queries[4:5])
     for tracks, rows in ((few, slice(None)), (alone, slice(4, 5))):
         np.testing.assert_allclose(tracks.points, whole.points[rows], atol=1e-3)
         np.testing.assert_array_equal(tracks.occluded, whole.occluded[rows])
         np.testing.assert_allclose(tracks.confidence, whole.confidence[rows], atol=1e-4)
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@BOTH
 def test_confidence_is_a_share_and_agrees_with_the_flag(
-    monkeypatch: pytest.MonkeyPatch, fused: bool
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 ) -> None:
-    tracks = noise_tracker(monkeypatch, fusion__enabled=fused).track(random_queries(40))
+    tracks = noise_tracker(monkeypatch, **values).track(random_queries(40))
     assert tracks.confidence.dtype == np.float32
     assert ((tracks.confidence >= 0) & (tracks.confidence <= 1)).all()
     assert tracks.occluded.any() and not tracks.occluded.all()
-    assert tracks.confidence[~tracks.occluded].min() >= tracks.confidence[tracks.occluded].max()
+    assert (tracks.confidence[~tracks.occluded] >= 0.5).all()
+    assert (tracks.confidence[tracks.occluded] < 0.5).all()
 
 
 def test_thresholds_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +244,7 @@ def scene_tracks(
 
 @pytest.mark.parametrize("at", [0, 2, 4])
 @pytest.mark.parametrize("stride", [14, 7])
-@pytest.mark.parametrize("values", [{"fusion__enabled": False}, {"fusion__enabled": True}])
+@BOTH
 def test_points_are_followed_forward_and_backward(
     monkeypatch: pytest.MonkeyPatch, at: int, stride: int, values: dict[str, Any]
 ) -> None:

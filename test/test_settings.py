@@ -236,6 +236,8 @@ def test_the_paper_preset_is_the_published_one() -> None:
     assert (optimizer.iterations, optimizer.learning_rate) == (10_000, 0.01)
     assert (optimizer.schedule, optimizer.pair_points) == ("published", 256)
     assert (paper.inference.anchor_cosine, paper.inference.visible_cosine) == (0.7, 0.6)
+    assert paper.inference.occlusion == "anchors"
+    assert (paper.backbone.second_block, paper.fusion.enabled) == (0, False)
     assert paper.precision == "float32"
 
 
