@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import random
 import re
 import time
 from collections.abc import Iterator
@@ -305,7 +306,8 @@ def live_node() -> Iterator[Any]:
     from dino_tracker_ros.ros.tracker_node import TrackerNode
 
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=90)
+    # Nobody else's node of this name may be in sight.
+    rclpy.init(context=context, domain_id=random.SystemRandom().randrange(1, 100))
     node = TrackerNode(load=TrackerDouble, context=context)
     node.start()
     yield node
@@ -568,8 +570,8 @@ def test_the_python_example_runs(
 ) -> None:
     small = {"clip.longest_side": 112, "optimizer.iterations": 2, "device": "cpu"}
     monkeypatch.setitem(PRESETS, "cpu", {**PRESETS["cpu"], **small})
-    random = np.random.default_rng(0)
-    images = [random.integers(0, 255, (480, 640, 3), np.uint8) for _ in range(3)]
+    noise = np.random.default_rng(0)
+    images = [noise.integers(0, 255, (480, 640, 3), np.uint8) for _ in range(3)]
     (example,) = (code for code in code_blocks(README, "python") if "DinoTracker" in code)
     exec(compile(example, "README.md", "exec"), {"images": images})
     assert "320" in capsys.readouterr().out
