@@ -23,6 +23,8 @@ class BlurPool(nn.Module):
     Output k lies on input coordinate 2k + 0.5: the even kernel has no centre pixel.
     """
 
+    kernel: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8

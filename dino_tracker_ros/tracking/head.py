@@ -52,24 +52,33 @@ class CostRefiner(nn.Module):
 
 
 class TrackerHead(nn.Module):
-    """Positions from cost maps."""
+    """Positions from cost maps.
 
-    def __init__(self, settings: HeadSettings) -> None:
+    Args:
+        settings: disc and refiner.
+        blocks: of the backbone, side by side in the features. With two, the first finds the
+            point and both place it: a deep block confuses fewer parts, a middle one is sharper.
+    """
+
+    def __init__(self, settings: HeadSettings, blocks: int = 1) -> None:
         super().__init__()
+        self.blocks = blocks
         self.radius = settings.radius
         self.refiner = CostRefiner(settings.channels, settings.initialization)
 
-    def forward(self, cost: Tensor, grid: TokenGrid) -> Tensor:
+    def forward(self, cost: Tensor, grid: TokenGrid, finding: Tensor | None = None) -> Tensor:
         """The expected position inside a disc around the best match.
 
         Args:
             cost: [B, rows * cols], cosine of each point with every token, not negative.
             grid: where the tokens lie.
+            finding: [B, rows * cols]; the best match lies beside this map's largest value, or
+                anywhere without it.
 
         Returns:
             [B, 2], (x, y) working px.
         """
-        best = cost.detach().argmax(dim=1)
+        best = _best(cost.detach(), grid, finding)
         rows, columns = best // grid.cols, best % grid.cols
         reach = math.floor(self.radius / grid.stride) + REACH
         steps = torch.arange(-reach, reach + 1, device=cost.device)
@@ -88,6 +97,20 @@ class TrackerHead(nn.Module):
         offset_y = (weight.sum(dim=2) * steps).sum(dim=1)
         nodes = torch.stack([columns + offset_x, rows + offset_y], dim=-1)
         return grid.to_pixels(nodes)
+
+
+def _best(cost: Tensor, grid: TokenGrid, finding: Tensor | None) -> Tensor:
+    """The best token of each map, int64 [B]; with `finding`, among the 3x3 around its best."""
+    if finding is None:
+        return cost.argmax(dim=1)
+    found = finding.detach().argmax(dim=1)
+    steps = torch.arange(-1, 2, device=cost.device)
+    rows = (found // grid.cols)[:, None, None] + steps[None, :, None]
+    columns = (found % grid.cols)[:, None, None] + steps[None, None, :]
+    # Beyond the border the border's own token is looked at once more.
+    near = rows.clamp(0, grid.rows - 1) * grid.cols + columns.clamp(0, grid.cols - 1)
+    near = near.flatten(1)
+    return near.gather(1, cost.gather(1, near).argmax(dim=1, keepdim=True))[:, 0]
 
 
 def cost_map(points: Tensor, targets: Tensor) -> Tensor:

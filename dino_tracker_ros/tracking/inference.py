@@ -18,7 +18,6 @@ from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside
 
-
 COSINE_SCALE = 0.05
 """How much cosine takes the confidence from 1/2 to 3/4."""
 
@@ -73,7 +72,8 @@ def refine_clip(
         for k in range(0, len(images), batch)
     ]
     tokens = torch.cat(parts)
-    return RefinedClip(tokens, unit_length(tokens, dim=1), grid, model.head, flows)
+    units = unit_length(tokens, dim=1, blocks=model.head.blocks)
+    return RefinedClip(tokens, units, grid, model.head, flows)
 
 
 @torch.no_grad()
@@ -150,12 +150,14 @@ def _round_trips(
 
 def _cosines(clip: RefinedClip, query_frame: Tensor, query_point: Tensor, points: Tensor) -> Tensor:
     """Cosine of the features at the query and at every predicted position, [N, T]."""
-    query = unit_length(sample_tokens(clip.tokens, query_frame, query_point, clip.grid), dim=1)
+    blocks = clip.head.blocks
+    query = sample_tokens(clip.tokens, query_frame, query_point, clip.grid)
+    query = unit_length(query, dim=1, blocks=blocks)
     columns = []
     for t in range(points.shape[1]):
         frame = torch.full_like(query_frame, t)
-        found = unit_length(sample_tokens(clip.tokens, frame, points[:, t], clip.grid), dim=1)
-        columns.append((query * found).sum(dim=1))
+        found = sample_tokens(clip.tokens, frame, points[:, t], clip.grid)
+        columns.append((query * unit_length(found, dim=1, blocks=blocks)).sum(dim=1))
     return torch.stack(columns, dim=1)
 
 

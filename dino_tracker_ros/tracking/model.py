@@ -12,6 +12,7 @@ from dino_tracker_ros.tracking.precision import mixed
 from dino_tracker_ros.tracking.settings import Settings
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 
+
 class TrackerModel(nn.Module):
     """Delta-DINO and the head.
 
@@ -19,14 +20,17 @@ class TrackerModel(nn.Module):
         channels: of the frozen features.
         settings: of the whole tracker; `optimizer.seed` makes the first weights repeatable.
         precision: arithmetic of Delta-DINO's convolutions.
+        blocks: of the backbone that the channels hold side by side.
     """
 
-    def __init__(self, channels: int, settings: Settings, precision: torch.dtype) -> None:
+    def __init__(
+        self, channels: int, settings: Settings, precision: torch.dtype, blocks: int = 1
+    ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.optimizer.seed)
             self.delta_dino = DeltaDino(channels, settings.delta_dino)
-            self.head = TrackerHead(settings.head)
+            self.head = TrackerHead(settings.head, blocks)
         self.delta_dino.to(memory_format=torch.channels_last)
         self.precision = precision
 

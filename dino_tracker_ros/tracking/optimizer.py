@@ -123,7 +123,7 @@ def optimize(
             terms = _losses(model, data, settings, share, generator)
             total = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             optimizer.step()
             done += 1
             if done % REPORT_EVERY == 0 or done == iterations:
@@ -159,7 +159,7 @@ def _losses(
     raw = data.features[frames]
     tokens = model.refine(data.images[frames], raw, grid)
     raw = raw.float().flatten(2)
-    units = unit_length(tokens, dim=1)
+    units = unit_length(tokens, dim=1, blocks=model.head.blocks)
     terms: dict[str, Tensor] = {}
 
     if weights.flow > 0 and len(data.trajectories.start):

@@ -159,7 +159,9 @@ class ForegroundSettings(SettingGroup):
         "saliency", "what balances sampling: features' first principal component, or nothing",
         choices=("saliency", "none"),
     )  # fmt: skip
-    flow_share: float = setting(0.5, "share of flow samples in the foreground", minimum=0, maximum=1)
+    flow_share: float = setting(
+        0.5, "share of flow samples in the foreground", minimum=0, maximum=1
+    )
     best_buddy_share: float = setting(
         0.7, "share of best buddies and cycle points in the foreground", minimum=0, maximum=1
     )
@@ -250,8 +252,9 @@ class OptimizerSettings(SettingGroup):
         unit="points", minimum=1, maximum=100_000,
     )  # fmt: skip
     pair_points: int = setting(
-        256, "best buddies and cycle points per frame pair", unit="points", minimum=1, maximum=10_000
-    )
+        256, "best buddies and cycle points per frame pair",
+        unit="points", minimum=1, maximum=10_000,
+    )  # fmt: skip
     seed: int = setting(0, "seed of everything random", minimum=0, maximum=2**31 - 1)
 
 
@@ -476,7 +479,7 @@ def _converted(info: SettingInfo, value: object, name: str) -> Value:
                 raise wrong
             return text == "true"
         try:
-            return info.type(text)  # type: ignore[no-any-return]
+            return info.type(text)
         except ValueError:
             raise wrong from None
     if info.type is float and isinstance(value, int) and not isinstance(value, bool):

@@ -99,8 +99,10 @@ class DinoTracker:
         """Drops all frames and what the model has learnt."""
         self._frames: list[_Observed] = []
         self._size: WorkingSize | None = None
-        channels = self._backbone.channels * len(self._backbone.blocks)
-        self._model = TrackerModel(channels, self.settings, self._fit_precision)
+        blocks = len(self._backbone.blocks)
+        self._model = TrackerModel(
+            self._backbone.channels * blocks, self.settings, self._fit_precision, blocks
+        )
         self._model.to(self.device).eval()
         self._fitted = False
         self._refined: RefinedClip | None = None
@@ -284,7 +286,7 @@ class DinoTracker:
         """What the losses learn from, in one piece."""
         settings, grid = self.settings, self._grid()
         images, features = self._stacked()
-        units = unit_length(features, dim=1)
+        units = unit_length(features, dim=1, blocks=self._model.head.blocks)
         with self._stage("trajectories"):
             trajectories = self._trajectories()
         with self._stage("best_buddies"):
