@@ -5,18 +5,14 @@ ros2 launch dino_tracker_ros tracker.launch.py image_topic:=/camera/image_raw
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-
-# Fast DDS drops most large images sent with best effort unless both sides use this transport.
-TRANSPORT_VARIABLE, TRANSPORT = "FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA"
 
 # An empty argument leaves the parameter to params_file and the preset.
 PARAMETER_OF_ARGUMENT = {
@@ -28,7 +24,11 @@ PARAMETER_OF_ARGUMENT = {
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The arguments, the transport that large images need, and the node."""
+    """The arguments and the node.
+
+    No transport is set: on Fast DDS's LARGE_DATA the node would not meet a camera driver, or a
+    shell, that is not on it too (see docs/NODE.md, QoS).
+    """
     params_file = Path(get_package_share_directory("dino_tracker_ros")) / "config" / "tracker.yaml"
     return LaunchDescription(
         [
@@ -77,9 +77,6 @@ def generate_launch_description() -> LaunchDescription:
                 default_value="",
                 choices=["", "auto", "paper", "robot", "cpu"],
                 description="defaults of the tracker's settings (default: auto, by device)",
-            ),
-            SetEnvironmentVariable(
-                TRANSPORT_VARIABLE, os.environ.get(TRANSPORT_VARIABLE, TRANSPORT)
             ),
             OpaqueFunction(function=_node),
         ]

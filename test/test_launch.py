@@ -75,16 +75,8 @@ def test_every_argument_is_described() -> None:
     assert arguments["preset"].choices == ["", "auto", "paper", "robot", "cpu"]
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "LARGE_DATA"), ("DEFAULT", "DEFAULT")])
-def test_large_images_get_their_transport(
-    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
-) -> None:
-    monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS", raising=False)
-    if given is not None:
-        monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", given)
-    (action,) = of_kind(SetEnvironmentVariable)
-    assert action.name[0].text == "FASTDDS_BUILTIN_TRANSPORTS"
-    assert action.value[0].text == expected
+def test_the_transport_is_left_to_the_user() -> None:
+    assert not of_kind(SetEnvironmentVariable)
 
 
 def test_the_arguments_reach_the_node(peer: Peer, tmp_path: Path) -> None:
