@@ -42,7 +42,7 @@ QUICK: dict[str, object] = {
 }
 """Settings with which a fit takes a fraction of a second."""
 
-TINY_VIT = VitShape(channels=64, depth=1, positions=5)
+TINY_VIT = VitShape(channels=64, depth=2, positions=5)
 
 
 def quick(**values: object) -> Settings:

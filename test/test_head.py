@@ -23,7 +23,9 @@ def head_of(initialization: str = "random", radius: float = 35.0, seed: int = 0)
     return TrackerHead(settings)
 
 
-def full_map(head: TrackerHead, cost: Tensor, grid: TokenGrid) -> tuple[float, float]:
+def full_map(
+    head: TrackerHead, cost: Tensor, grid: TokenGrid, best: int | None = None
+) -> tuple[float, float]:
     """As published: refine the whole map, softmax over all of it, expectation in the disc."""
     refiner = head.refiner
     kernels = []
@@ -37,7 +39,7 @@ def full_map(head: TrackerHead, cost: Tensor, grid: TokenGrid) -> tuple[float, f
     hidden = F.relu(F.conv2d(picture, kernels[0], refiner.first.bias, padding=1))
     refined = F.conv2d(hidden, kernels[1], refiner.second.bias, padding=1)
     share = refined.flatten().softmax(dim=0)
-    best = int(cost.argmax())
+    best = int(cost.argmax()) if best is None else best
     x_best, y_best = best % grid.cols, best // grid.cols
     total = x = y = 0.0
     for row in range(grid.rows):
@@ -226,3 +228,51 @@ def test_points_are_predicted_in_the_frame_they_are_asked_for() -> None:
     to_all = predict(tokens, units, grid, head, sources, points)
     expected = start[0] + torch.tensor([[14.0 * t, 0.0] for t in range(4)])
     torch.testing.assert_close(to_all[:, 0], expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(120, 171), (16, 16), (14, 200)])
+def test_two_blocks_find_with_the_first_and_place_with_both(height: int, width: int) -> None:
+    grid = TokenGrid(height, width)
+    torch.manual_seed(0)
+    head = TrackerHead(HeadSettings(radius=20.0), blocks=2).double()
+    generator = torch.Generator().manual_seed(1)
+    # The second block's features are much longer and still count no more.
+    lengths = torch.tensor([1.0] * 6 + [50.0] * 6).double()[:, None]
+    tokens = torch.randn(2, 12, grid.rows * grid.cols, generator=generator).double() * lengths
+    centres = grid.centres().reshape(-1, 2).double()
+    sources = torch.arange(0, len(centres), max(1, len(centres) // 12))
+    with torch.no_grad():
+        units = unit_length(tokens, dim=1, blocks=2)
+        places, frames = centres[sources][None], torch.zeros(1, len(sources)).long()
+        found = predict(tokens, units, grid, head, frames, places, torch.tensor([1]))[0]
+    elsewhere = 0
+    for k, source in enumerate(sources.tolist()):
+        cosines = [
+            torch.cosine_similarity(
+                tokens[0, part, source][:, None], tokens[1, part], dim=0
+            )
+            for part in (slice(0, 6), slice(6, 12))
+        ]
+        cost = ((cosines[0] + cosines[1]) / 2).clamp(min=0)
+        first = int(cosines[0].argmax())
+        near = [
+            token
+            for token in range(len(centres))
+            if (centres[token] - centres[first]).abs().max() <= grid.stride
+        ]
+        best = max(near, key=lambda token: float(cost[token]))
+        elsewhere += best != int(cost.argmax())
+        with torch.no_grad():
+            expected = full_map(head, cost, grid, best)
+        assert found[k].tolist() == pytest.approx(expected, abs=1e-5)
+    assert elsewhere or len(centres) < 30
+
+
+def test_blocks_count_alike_whatever_their_length() -> None:
+    a, b = torch.randn(2, 8), torch.randn(2, 8)
+    scaled = torch.cat([3 * a[:, :4], 0.1 * a[:, 4:]], dim=1)
+    product = (unit_length(scaled, dim=1, blocks=2) * unit_length(b, dim=1, blocks=2)).sum(dim=1)
+    first = torch.cosine_similarity(a[:, :4], b[:, :4])
+    second = torch.cosine_similarity(a[:, 4:], b[:, 4:])
+    torch.testing.assert_close(product, (first + second) / 2)
+    torch.testing.assert_close(unit_length(a, dim=1).norm(dim=1), torch.ones(2))

@@ -161,6 +161,20 @@ def test_any_size_and_aspect(
     np.testing.assert_array_equal(tracks.points[np.arange(18), times], queries[:, 1:])
 
 
+def test_two_blocks_are_fitted_and_tracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for blocks in ((1, 0), (2, 0), (2, 1)):
+        settings = quick(backbone__block=blocks[0], backbone__second_block=blocks[1])
+        tracker = tiny_tracker(monkeypatch, settings)
+        for frame in textured(3, HEIGHT, WIDTH):
+            tracker.observe(frame)
+        report = tracker.fit()
+        assert all(math.isfinite(value) for value in report.losses.values())
+        found.append(tracker.track(QUERIES[:2]))
+    assert not same(found[0], found[1])
+    assert not same(found[1], found[2])
+
+
 @pytest.mark.parametrize("longest", [0, 60, 200])
 def test_input_pixels_come_back_whatever_the_working_size(
     monkeypatch: pytest.MonkeyPatch, longest: int
