@@ -147,6 +147,12 @@ def constants(path: Path) -> dict[str, Any]:
     return found
 
 
+def literal(node: ast.expr) -> str:
+    assert isinstance(node, ast.Constant)
+    assert isinstance(node.value, str)
+    return node.value
+
+
 def calls(path: Path, function: str) -> list[ast.Call]:
     return [
         node
@@ -202,12 +208,11 @@ def true_topics() -> dict[str, Row]:
         ("create_publisher", "out"),
     ):
         for call in calls(NODE_SOURCE, function):
-            kind, topic = call.args[0], call.args[1]
+            kind, topic = call.args[0], literal(call.args[1])
             queue = call.args[3 if direction == "in" else 2]
             assert isinstance(kind, ast.Name)
-            assert isinstance(topic, ast.Constant)
             assert isinstance(queue, ast.Name)
-            found[topic.value] = {
+            found[topic] = {
                 "type": types[kind.id], "direction": direction, "queue": str(queues[queue.id]),
             }  # fmt: skip
     # The camera's topics have names of their own, and their types depend on parameters.
@@ -248,10 +253,9 @@ def test_the_services() -> None:
     types = imported_types(NODE_SOURCE, "srv")
     found = {}
     for call in calls(NODE_SOURCE, "create_service"):
-        kind, name = call.args[0], call.args[1]
+        kind = call.args[0]
         assert isinstance(kind, ast.Name)
-        assert isinstance(name, ast.Constant)
-        found[name.value] = types[kind.id]
+        found[literal(call.args[1])] = types[kind.id]
     same(shown_services(), found, "README.md, Services")
 
 
@@ -272,18 +276,15 @@ def test_the_messages() -> None:
 def test_the_launch_arguments() -> None:
     found: dict[str, Row] = {}
     for call in calls(LAUNCH_SOURCE, "DeclareLaunchArgument"):
-        (name,) = (arg.value for arg in call.args if isinstance(arg, ast.Constant))
         given = {keyword.arg: keyword.value for keyword in call.keywords}
-        default, choices = given["default_value"], given.get("choices", ast.List([]))
-        assert isinstance(choices, ast.List)
-        found[str(name)] = {
+        default, choices = given["default_value"], given.get("choices")
+        allowed = [literal(c) for c in choices.elts] if isinstance(choices, ast.List) else []
+        found[literal(call.args[0])] = {
             # The parameter file's default is put together at run time.
-            "default": str(default.value)
+            "default": literal(default)
             if isinstance(default, ast.Constant)
             else "config/tracker.yaml",
-            "allowed": ", ".join(
-                c.value for c in choices.elts if isinstance(c, ast.Constant) and c.value
-            ),
+            "allowed": ", ".join(filter(None, allowed)),
         }
     strings = {n.value for n in ast.walk(tree(LAUNCH_SOURCE)) if isinstance(n, ast.Constant)}
     assert {"config", "tracker.yaml"} <= strings
