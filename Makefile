@@ -33,7 +33,7 @@ lint: .venv/.tools ## ruff and mypy
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-# Own input: make demo VIDEO=my.mp4, FRAMES=folder, or BAG=folder TOPIC=/camera/image_raw
+# Own input: make demo VIDEO=my.mp4, FRAMES=folder (scored where it holds a gt.npz), or BAG=folder TOPIC=/camera/image_raw
 demo: weights build ## track a clip with the live node, and show how well (VIDEO= FRAMES= BAG= TOPIC=)
 	source scripts/env.bash kilted && python -m dino_tracker_ros.evaluation.demo --out "$(OUT)" \
 		$(if $(VIDEO),--video "$(VIDEO)") $(if $(FRAMES),--frames "$(FRAMES)") \

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_tracker_ros.evaluation.assembly import join_clips, tracks_of_queries
-from dino_tracker_ros.evaluation.ground_truth import GroundTruth
+from dino_tracker_ros.evaluation.ground_truth import GroundTruth, load_clip
 from dino_tracker_ros.evaluation.live import LiveResult, isolate, run_live
 from dino_tracker_ros.evaluation.pictures import write_overlay, write_sheet
 from dino_tracker_ros.evaluation.replay import add_source_options, open_source
@@ -85,6 +85,8 @@ def _run(options: argparse.Namespace) -> None:
         truth = None
         if options.video is None and options.frames is None and options.bag is None:
             truth = _make_clip(Path(folder), options, bars)
+        elif options.frames is not None and (options.frames / "gt.npz").is_file():
+            truth = _labelled_clip(options)
         elif options.count is None:
             options.count = OWN_FRAMES
         frames = open_source(options)
@@ -118,6 +120,16 @@ def _make_clip(folder: Path, options: argparse.Namespace, bars: ProgressBars) ->
     write_clip(clip, folder)
     options.frames = folder / "frames"
     return clip.truth
+
+
+def _labelled_clip(options: argparse.Namespace) -> GroundTruth:
+    """The known tracks of a clip folder, whose frames are replayed whole."""
+    if options.count is not None:
+        raise ClipError("--count cannot shorten a clip with known tracks: leave it out")
+    truth = load_clip(options.frames).truth
+    if (options.frames / "frames").is_dir():
+        options.frames = options.frames / "frames"
+    return truth
 
 
 def _checked_values(texts: Sequence[str]) -> dict[str, str]:
@@ -209,11 +221,14 @@ def _table(
     lines.append(("seconds: whole demo", f"{seconds:.1f}"))
     if truth is not None:
         scores = score(tracks, truth)
-        lines += [
-            ("δ_avg", f"{percent(scores.delta_average)} %"),
-            ("OA", f"{percent(scores.occlusion_accuracy)} %"),
-            ("AJ", f"{percent(scores.average_jaccard)} %"),
+        named = [
+            ("PCK", scores.pck),
+            ("δ_3px", scores.delta_3px),
+            ("δ_avg", scores.delta_average),
+            ("OA", scores.occlusion_accuracy),
+            ("AJ", scores.average_jaccard),
         ]
+        lines += [(name, f"{percent(value)} %") for name, value in named if value is not None]
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name.ljust(width)}  {_short(value):>9}" for name, value in lines)
 
