@@ -13,6 +13,7 @@ from known_scene import KnownBackbone, KnownFlow, frames_of, known_tracker, quic
 from torch import Tensor
 
 from dino_tracker_ros.tracking import tracker as tracker_module
+from dino_tracker_ros.tracking.fusion import RIM
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.tracker import DinoTracker
 from dino_tracker_ros.tracking.tracks import Tracks
@@ -154,16 +155,29 @@ def test_round_trips_tell_occlusion_as_the_slow_ones_do(monkeypatch: pytest.Monk
                 assert not tracks.occluded[n, t] and tracks.confidence[n, t] == 1
                 continue
             far, unlike = trips[t] > 1.5 * 14, cosines[t] < VISIBLE
-            beyond = point[0] > WIDTH or point[1] > HEIGHT
-            rim = min(point) < 0 or (not beyond and (point[0] > WIDTH - 1 or point[1] > HEIGHT - 1))
-            if not rim:
-                assert tracks.occluded[n, t] == (far or unlike or beyond), (n, t)
-                assert tracks.occluded[n, t] == (tracks.confidence[n, t] < 0.5)
-                kinds = {"far": far, "unlike": unlike, "beyond": beyond}
-                true = [kind for kind, applies in kinds.items() if applies]
-                reasons.append(true[0] if len(true) == 1 else str(len(true)))
+            beyond = not (-RIM <= point[0] <= WIDTH - 1 + RIM and -RIM <= point[1] <= HEIGHT - 1 + RIM)
+            assert tracks.occluded[n, t] == (far or unlike or beyond), (n, t)
+            assert tracks.occluded[n, t] == (tracks.confidence[n, t] < 0.5)
+            kinds = {"far": far, "unlike": unlike, "beyond": beyond}
+            true = [kind for kind, applies in kinds.items() if applies]
+            reasons.append(true[0] if len(true) == 1 else str(len(true)))
     # Every reason was the only one somewhere.
     assert min(reasons.count(r) for r in ("0", "far", "unlike", "beyond")) > 1
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("stride", [7, 14])
+def test_a_point_on_the_border_is_in_the_picture(
+    monkeypatch: pytest.MonkeyPatch, fused: bool, stride: int
+) -> None:
+    settings = quick(head__radius=1.0, fusion__enabled=fused, backbone__stride=stride)
+    tracker = known_tracker(monkeypatch, [[0.0, 0.0]] * 4, settings)
+    for frame in frames_of(4, HEIGHT, WIDTH):
+        tracker.observe(frame)
+    x, y = np.meshgrid([0, 40, WIDTH - 1], [0, 28, HEIGHT - 1])
+    queries = np.stack([np.zeros(9), x.ravel(), y.ravel()], axis=-1).astype(np.float32)
+    tracks = tracker.track(queries)
+    assert not tracks.occluded.any(), tracks.points[tracks.occluded]
 
 
 BOTH = pytest.mark.parametrize(

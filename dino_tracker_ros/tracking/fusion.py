@@ -18,6 +18,9 @@ from dino_tracker_ros.tracking.trajectories import FlowPair, inside, loop_step
 
 LOST = 1e6
 """Variance of a point that flow says nothing about, px²."""
+RIM = 2.0
+"""How far outside the pixel centres a point still counts as in the image, px: predictions of a
+point on the border are no sharper."""
 START = 0.1
 """Variance of a query point, px²."""
 
@@ -83,7 +86,7 @@ def _update(
     moved, loop_error = loop_step(points, flow)
     height, width = flow[0].shape[-2:]
     step = settings.flow_error**2 + (settings.loop_weight * loop_error) ** 2
-    predicted = torch.where(inside(moved, width, height), uncertainty + step, LOST)
+    predicted = torch.where(inside(moved, width, height, RIM), uncertainty + step, LOST)
     innovation = matches - moved
     squared = innovation.square().sum(dim=-1)
     # Flow and match contradict each other: whichever errs, the prediction is worth no more than

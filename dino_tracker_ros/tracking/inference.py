@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.fusion import fuse, match_variance
+from dino_tracker_ros.tracking.fusion import RIM, fuse, match_variance
 from dino_tracker_ros.tracking.head import TrackerHead
 from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
@@ -111,7 +111,7 @@ def _track_some(clip: RefinedClip, queries: Tensor, settings: Settings) -> Point
     else:
         error = _round_trips(clip, query_frame, query_point, points, options.batch)
         confidence = _round_trip_confidence(error / clip.grid.stride, cosine, options)
-        confidence[~inside(points, clip.grid.width, clip.grid.height)] = 0.0
+        confidence[~inside(points, clip.grid.width, clip.grid.height, RIM)] = 0.0
         occluded = confidence < 0.5
     occluded[rows, query_frame] = False
     confidence[rows, query_frame] = 1.0

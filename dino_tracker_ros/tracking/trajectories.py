@@ -52,10 +52,10 @@ def sample_map(values: Tensor, points: Tensor) -> Tensor:
     return found[0, :, 0].T
 
 
-def inside(points: Tensor, width: int, height: int) -> Tensor:
-    """bool [...]: which (x, y) [..., 2] lie on the image's pixel centres' box."""
-    limit = points.new_tensor([width - 1, height - 1])
-    return ((points >= 0) & (points <= limit)).all(dim=-1)
+def inside(points: Tensor, width: int, height: int, rim: float = 0.0) -> Tensor:
+    """bool [...]: which (x, y) [..., 2] lie in the box of pixel centres, widened by `rim` px."""
+    limit = points.new_tensor([width - 1, height - 1]) + rim
+    return ((points >= -rim) & (points <= limit)).all(dim=-1)
 
 
 def loop_step(points: Tensor, flow: FlowPair) -> tuple[Tensor, Tensor]:
