@@ -155,7 +155,8 @@ def test_round_trips_tell_occlusion_as_the_slow_ones_do(monkeypatch: pytest.Monk
                 assert not tracks.occluded[n, t] and tracks.confidence[n, t] == 1
                 continue
             far, unlike = trips[t] > 1.5 * 14, cosines[t] < VISIBLE
-            beyond = not (-RIM <= point[0] <= WIDTH - 1 + RIM and -RIM <= point[1] <= HEIGHT - 1 + RIM)
+            ends = zip(point, (WIDTH, HEIGHT), strict=True)
+            beyond = any(not -RIM <= place <= side - 1 + RIM for place, side in ends)
             assert tracks.occluded[n, t] == (far or unlike or beyond), (n, t)
             assert tracks.occluded[n, t] == (tracks.confidence[n, t] < 0.5)
             kinds = {"far": far, "unlike": unlike, "beyond": beyond}
