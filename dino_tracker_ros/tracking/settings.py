@@ -368,6 +368,8 @@ PRESETS: dict[str, dict[str, Value]] = {
         "optimizer.warm_iterations": 10_000,
         "optimizer.schedule": "published",
         "optimizer.frames": 8,
+        "optimizer.flow_points": 1024,
+        "loss.cycle": 0.25,  # published as 0.5 on two halves, one of which is always zero
         "precision": "float32",
         "fusion.enabled": False,
         "inference.occlusion": "anchors",
