@@ -247,6 +247,9 @@ def test_lifecycle_up_and_down_twice(start: Start, peer: Peer) -> None:
         assert change_state(peer, Transition.TRANSITION_CLEANUP)
         peer.wait_for_state("unconfigured")
         assert set_parameter(peer, "clip.overlap", 1).successful
+    first, second = peer.tracks[0], peer.tracks[1]
+    assert (first.clip_id, second.clip_id) == (0, 1)
+    assert {track.id for track in first.tracks}.isdisjoint(track.id for track in second.tracks)
     assert change_state(peer, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
     assert state(peer) == "finalized"
 

@@ -31,6 +31,7 @@ from dino_tracker_ros.ros.loading import automatic_preset, load_tracker, release
 from dino_tracker_ros.ros.parameters import NodeParameters, NodeSettings
 from dino_tracker_ros.ros.worker import (
     ClipResult,
+    Numbering,
     PointTracker,
     Worker,
     WorkerSettings,
@@ -64,6 +65,7 @@ class TrackerNode(LifecycleNode):
         self._tracker_settings = Settings()
         self._frames: ClipBuffer | None = None
         self._worker: Worker | None = None
+        self._numbering = Numbering()
         self._camera: ImageInput | None = None
         self._state_name = "unconfigured"
         self._is_paused = False
@@ -191,6 +193,7 @@ class TrackerNode(LifecycleNode):
             worker_settings,
             self._on_clip,
             self._error,
+            self._numbering,
         )
         self.get_logger().info(f"loading the tracker (preset {self._settings.preset})")
         worker.start(keep_waiting=self.context.ok)
@@ -205,6 +208,8 @@ class TrackerNode(LifecycleNode):
         if camera is not None:
             camera.close()
         ended = worker is None or worker.stop(WORKER_PATIENCE)
+        if worker is not None:
+            self._numbering = worker.numbering
         if not ended:
             self._error("the worker is busy: its memory is freed as soon as it is done")
         self._settings.lock(False)

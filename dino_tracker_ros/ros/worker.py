@@ -45,6 +45,14 @@ class PointTracker(Protocol):
 
 
 @dataclass(frozen=True)
+class Numbering:
+    """The next point's id and the next clip's number: they go on from worker to worker."""
+
+    point: int = 0
+    clip: int = 0
+
+
+@dataclass(frozen=True)
 class WorkerSettings:
     """What the worker needs of the node's settings.
 
@@ -71,7 +79,7 @@ class ClipResult:
     """One tracked clip.
 
     Attributes:
-        clip_id: number of the clip since the worker started.
+        clip_id: number of the clip, never given twice.
         ids: uint32 [N].
         tracks: N tracks over T frames.
         depth: float32 [N, T] metres, NaN where unknown; None without a depth camera.
@@ -155,6 +163,7 @@ class Worker:
         settings: see WorkerSettings.
         on_clip: called on the worker's thread with every tracked clip.
         on_error: called on any thread with a text for the log and the diagnostics.
+        first: what points and clips are numbered from.
     """
 
     def __init__(
@@ -165,7 +174,9 @@ class Worker:
         settings: WorkerSettings,
         on_clip: Callable[[ClipResult], None],
         on_error: Callable[[str], None],
+        first: Numbering | None = None,
     ) -> None:
+        self._first = first or Numbering()
         self._load = load
         self._release = release
         self._buffer = buffer
@@ -187,15 +198,20 @@ class Worker:
         self._clear = threading.Event()
 
         # Touched by the worker's thread only.
-        self._points = no_points()
+        self._points = no_points(self._first.point)
         self._window: list[_Seen] = []
         self._newest: CameraFrame | None = None
         self._pending = 0
-        self._next_clip = 0
+        self._next_clip = self._first.clip
         self._last_frame_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="dino_tracker_worker", daemon=True)
 
     # From any thread -------------------------------------------------------------------------
+
+    @property
+    def numbering(self) -> Numbering:
+        """What the next worker numbers from."""
+        return Numbering(self._points.next_id, self._next_clip)
 
     def start(self, keep_waiting: Callable[[], bool] = lambda: True) -> None:
         """Starts the thread and waits until the tracker is loaded.
@@ -515,7 +531,7 @@ class Worker:
                 clip_frames=len(self._window),
                 clip_pending=self._pending,
                 points_alive=len(self._points),
-                points_created=self._points.next_id,
+                points_created=self._points.next_id - self._first.point,
                 **changes,
             )
 
