@@ -94,7 +94,7 @@ class ClipSettings(SettingGroup):
 @dataclass(frozen=True)
 class BackboneSettings(SettingGroup):
     model: str = setting(
-        "facebook/dinov2-small", "DINOv2 model id, or a folder with its config and weights"
+        "facebook/dinov2-small", "DINOv2 model id, or a folder with its model.safetensors"
     )
     weights: str = setting("", "file with the weights; empty looks in the cache, then online")
     block: int = setting(12, "transformer block whose output is used", minimum=1, maximum=40)
