@@ -291,7 +291,7 @@ class InferenceSettings(SettingGroup):
         unit="tokens", minimum=0.01, maximum=1000,
     )  # fmt: skip
     visible_cosine: float = setting(
-        0.65, "cosine with the query below which a point counts as occluded", minimum=-1, maximum=1
+        0.5, "cosine with the query below which a point counts as occluded", minimum=-1, maximum=1
     )
     anchor_cosine: float = setting(
         0.7, "cosine from which a frame is an anchor, always visible", minimum=-1, maximum=1
@@ -385,8 +385,8 @@ PRESETS: dict[str, dict[str, Value]] = {
         "delta_dino.downscale": 2,
         "best_buddies.pairs": 64,
         "trajectories.direct_flow": "none",
-        "optimizer.iterations": 60,
-        "optimizer.warm_iterations": 20,
+        "optimizer.iterations": 120,
+        "optimizer.warm_iterations": 40,
     },
 }
 
