@@ -28,7 +28,8 @@ QUICK: dict[str, object] = {
     "precision": "float32",
     "clip.longest_side": 0,
     "backbone.block": 1,
-    "backbone.second_block": 0,
+    "backbone.placing_block": 0,
+    "backbone.placing_scale": 1.0,
     "backbone.stride": 14,
     "flow.method": "dis",
     "delta_dino.width": 4,
@@ -58,17 +59,23 @@ class KnownBackbone:
         motion: (x, y) px that the scene has moved by in each frame, [T, 2].
         stride: of the tokens, px.
         scale: [T], what each frame's features are multiplied with.
+        size: (height, width) of the working picture, px, where it is shown in other sizes too.
     """
 
     channels = 48
     blocks = (1,)
 
     def __init__(
-        self, motion: Sequence[Sequence[float]], stride: int, scale: Sequence[float] | None = None
+        self,
+        motion: Sequence[Sequence[float]],
+        stride: int,
+        scale: Sequence[float] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
         self.motion = torch.tensor(motion, dtype=torch.float32)
         self.stride = stride
         self.scale = [1.0] * len(motion) if scale is None else scale
+        self.size = size
         generator = torch.Generator().manual_seed(0)
         # A cosine that falls to nothing within some 30 px.
         self.waves = torch.randn(2, self.channels // 2, generator=generator) / 15
@@ -83,8 +90,11 @@ class KnownBackbone:
         return self.scale[frame] * code / math.sqrt(self.channels / 2)
 
     def features(self, images: Tensor, **_: Any) -> tuple[Tensor, ...]:
-        grid = self.grid(*images.shape[-2:])
-        maps = [self.at(_number(image), grid.centres()).permute(2, 0, 1) for image in images]
+        height, width = images.shape[-2:]
+        seen_height, seen_width = self.size or (height, width)
+        larger = torch.tensor([width / seen_width, height / seen_height])
+        places = (self.grid(height, width).centres() + 0.5) / larger - 0.5
+        maps = [self.at(_number(image), places).permute(2, 0, 1) for image in images]
         return (torch.stack(maps),)
 
 
@@ -125,9 +135,10 @@ def known_tracker(
     settings: Settings,
     silent_flow: bool = False,
     scale: Sequence[float] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> DinoTracker:
     """A tracker of the scene, without frames."""
-    backbone = KnownBackbone(motion, settings.backbone.stride, scale)
+    backbone = KnownBackbone(motion, settings.backbone.stride, scale, size)
     monkeypatch.setattr(tracker_module, "load_backbone", lambda *_, **__: backbone)
     flow = KnownFlow(motion, silent_flow)
     monkeypatch.setattr(tracker_module, "load_flow", lambda *_, **__: flow)

@@ -21,6 +21,7 @@ from dino_tracker_ros.tracking.backbone import (
     random_network,
 )
 from dino_tracker_ros.tracking.errors import FrameError, SettingError, WeightsError
+from dino_tracker_ros.tracking.matching import sample_tokens
 from dino_tracker_ros.tracking.pixels import imagenet_normalized, unit_range
 from dino_tracker_ros.tracking.precision import has_bfloat16_units
 from dino_tracker_ros.tracking.token_grid import TokenGrid
@@ -216,7 +217,8 @@ def test_real_features_find_the_place_in_a_shifted_photograph(
     (maps,) = backbone.features(frames)
     y, x = torch.meshgrid(torch.arange(40.0, 170, 17), torch.arange(40.0, 200, 17), indexing="ij")
     points = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
-    queries = F.normalize(grid.sample(maps[:1], points)[0], dim=-1)
+    origin = torch.zeros(points.shape[1]).long()
+    queries = F.normalize(sample_tokens(maps[:1].flatten(2), origin, points[0], grid), dim=-1)
     similarity = queries @ F.normalize(maps[1].flatten(1), dim=0)
     found = grid.centres().reshape(-1, 2)[similarity.argmax(dim=1)]
     error = (found - points[0] - shift).norm(dim=-1)

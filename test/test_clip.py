@@ -20,7 +20,8 @@ LONGEST = [0, 14, 320, 640, 853]
 def test_working_size_keeps_the_aspect(width: int, height: int, longest: int) -> None:
     size = working_size(width, height, longest)
     assert (size.input_width, size.input_height) == (width, height)
-    assert max(size.width, size.height) == (longest or max(width, height))
+    longer = max(width, height)  # a smaller picture is never enlarged
+    assert max(size.width, size.height) == min(longest or longer, longer)
     scale = max(size.width, size.height) / max(width, height)
     for side, input_side in ((size.width, width), (size.height, height)):
         assert side >= 1

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from slow_sampling import slow_sample
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,15 +42,16 @@ def full_map(
     share = refined.flatten().softmax(dim=0)
     best = int(cost.argmax()) if best is None else best
     x_best, y_best = best % grid.cols, best // grid.cols
+    centres = grid.centres().double()
     total = x = y = 0.0
     for row in range(grid.rows):
         for column in range(grid.cols):
-            far = grid.stride * math.hypot(row - y_best, column - x_best)
+            far = grid.spacing * math.hypot(row - y_best, column - x_best)
             if far <= head.radius:
                 weight = float(share[row * grid.cols + column])
                 total += weight
-                x += weight * (grid.offset + grid.stride * column)
-                y += weight * (grid.offset + grid.stride * row)
+                x += weight * float(centres[row, column, 0])
+                y += weight * float(centres[row, column, 1])
     return x / total, y / total
 
 
@@ -88,6 +90,20 @@ def test_any_radius(radius: float) -> None:
         torch.testing.assert_close(
             head(cost, grid), torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0
         )
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_the_disc_is_around_the_token_that_is_asked_for(scale: float) -> None:
+    grid = TokenGrid(60, 75, stride=7, scale=scale)
+    head = head_of(radius=20.0).double()
+    generator = torch.Generator().manual_seed(1)
+    cost = torch.rand(6, grid.rows * grid.cols, generator=generator, dtype=torch.float64)
+    best = torch.randint(grid.rows * grid.cols, (6,), generator=generator)
+    with torch.no_grad():
+        slow = [full_map(head, row, grid, int(token)) for row, token in zip(cost, best)]
+        found = head(cost, grid, best)
+    torch.testing.assert_close(found, torch.tensor(slow, dtype=torch.float64), atol=1e-4, rtol=0)
+    assert not torch.allclose(found, head(cost, grid))
 
 
 def test_the_window_gives_the_gradient_the_whole_map_gives() -> None:
@@ -193,9 +209,11 @@ def test_cost_is_the_cosine_cut_off_at_zero() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-@pytest.mark.parametrize("stride", [14, 7])
-def test_features_at_points_are_the_grids(height: int, width: int, stride: int) -> None:
-    grid = TokenGrid(height, width, stride=stride)
+@pytest.mark.parametrize(("stride", "scale"), [(14, 1.0), (7, 1.0), (14, 1.5)])
+def test_features_at_points_are_bilinear(
+    height: int, width: int, stride: int, scale: float
+) -> None:
+    grid = TokenGrid(height, width, stride=stride, scale=scale)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.rand(3, 5, grid.rows * grid.cols, generator=generator)
     points = torch.rand(40, 2, generator=generator) * torch.tensor([width + 8, height + 8]) - 4
@@ -203,8 +221,34 @@ def test_features_at_points_are_the_grids(height: int, width: int, stride: int) 
     found = sample_tokens(tokens, frames, points, grid)
     maps = tokens.view(3, 5, grid.rows, grid.cols)
     for k, (frame, point) in enumerate(zip(frames, points)):
-        expected = grid.sample(maps[frame][None], point[None, None])[0, 0]
+        expected = slow_sample(maps[frame], *point.tolist(), grid)
         torch.testing.assert_close(found[k], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_features_that_are_positions_give_positions_back(
+    height: int, width: int, scale: float
+) -> None:
+    grid = TokenGrid(height, width, scale=scale)
+    tokens = grid.centres().double().reshape(1, -1, 2).transpose(1, 2)
+    corner = torch.tensor([width - 1.0, height - 1.0]).double()
+    share = torch.rand(12, 2, generator=torch.Generator().manual_seed(0)).double()
+    points = torch.cat([share * corner, torch.zeros(1, 2).double(), corner[None]])
+    found = sample_tokens(tokens, torch.zeros(14).long(), points, grid)
+    torch.testing.assert_close(found, points, atol=1e-4, rtol=0)
+
+
+def test_features_at_points_pass_gradients_and_survive_nan() -> None:
+    grid = TokenGrid(30, 40)
+    tokens = torch.rand(2, 5, grid.rows * grid.cols, requires_grad=True)
+    points = (20 * torch.rand(6, 2)).requires_grad_()
+    frames = torch.tensor([0, 1, 0, 1, 1, 1])
+    sample_tokens(tokens, frames, points, grid).square().sum().backward()
+    assert tokens.grad is not None and all(frame.abs().sum() > 0 for frame in tokens.grad)
+    assert points.grad is not None and (points.grad != 0).any(dim=1).all()
+    nowhere = torch.full((6, 2), math.nan)
+    assert sample_tokens(tokens, frames, nowhere, grid).isnan().all()
 
 
 def test_points_are_predicted_in_the_frame_they_are_asked_for() -> None:
@@ -228,51 +272,3 @@ def test_points_are_predicted_in_the_frame_they_are_asked_for() -> None:
     to_all = predict(tokens, units, grid, head, sources, points)
     expected = start[0] + torch.tensor([[14.0 * t, 0.0] for t in range(4)])
     torch.testing.assert_close(to_all[:, 0], expected)
-
-
-@pytest.mark.parametrize(("height", "width"), [(120, 171), (16, 16), (14, 200)])
-def test_two_blocks_find_with_the_first_and_place_with_both(height: int, width: int) -> None:
-    grid = TokenGrid(height, width)
-    torch.manual_seed(0)
-    head = TrackerHead(HeadSettings(radius=20.0), blocks=2).double()
-    generator = torch.Generator().manual_seed(1)
-    # The second block's features are much longer and still count no more.
-    lengths = torch.tensor([1.0] * 6 + [50.0] * 6).double()[:, None]
-    tokens = torch.randn(2, 12, grid.rows * grid.cols, generator=generator).double() * lengths
-    centres = grid.centres().reshape(-1, 2).double()
-    sources = torch.arange(0, len(centres), max(1, len(centres) // 12))
-    with torch.no_grad():
-        units = unit_length(tokens, dim=1, blocks=2)
-        places, frames = centres[sources][None], torch.zeros(1, len(sources)).long()
-        found = predict(tokens, units, grid, head, frames, places, torch.tensor([1]))[0]
-    elsewhere = 0
-    for k, source in enumerate(sources.tolist()):
-        cosines = [
-            torch.cosine_similarity(
-                tokens[0, part, source][:, None], tokens[1, part], dim=0
-            )
-            for part in (slice(0, 6), slice(6, 12))
-        ]
-        cost = ((cosines[0] + cosines[1]) / 2).clamp(min=0)
-        first = int(cosines[0].argmax())
-        near = [
-            token
-            for token in range(len(centres))
-            if (centres[token] - centres[first]).abs().max() <= grid.stride
-        ]
-        best = max(near, key=lambda token: float(cost[token]))
-        elsewhere += best != int(cost.argmax())
-        with torch.no_grad():
-            expected = full_map(head, cost, grid, best)
-        assert found[k].tolist() == pytest.approx(expected, abs=1e-5)
-    assert elsewhere or len(centres) < 30
-
-
-def test_blocks_count_alike_whatever_their_length() -> None:
-    a, b = torch.randn(2, 8), torch.randn(2, 8)
-    scaled = torch.cat([3 * a[:, :4], 0.1 * a[:, 4:]], dim=1)
-    product = (unit_length(scaled, dim=1, blocks=2) * unit_length(b, dim=1, blocks=2)).sum(dim=1)
-    first = torch.cosine_similarity(a[:, :4], b[:, :4])
-    second = torch.cosine_similarity(a[:, 4:], b[:, 4:])
-    torch.testing.assert_close(product, (first + second) / 2)
-    torch.testing.assert_close(unit_length(a, dim=1).norm(dim=1), torch.ones(2))

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from known_scene import KnownBackbone, KnownFlow, frames_of, known_tracker, quick
+from slow_sampling import slow_sample
 from torch import Tensor
 
 from dino_tracker_ros.tracking import tracker as tracker_module
-from dino_tracker_ros.tracking.fusion import RIM
+from dino_tracker_ros.tracking.clip import Frame
+from dino_tracker_ros.tracking.hypotheses import RIM
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.tracker import DinoTracker
 from dino_tracker_ros.tracking.tracks import Tracks
@@ -23,7 +25,8 @@ HEIGHT, WIDTH, FRAMES = 57, 84, 7
 ANCHOR, VISIBLE = 0.97, 0.8
 # The best token itself is the position: nothing of the head's weights is left.
 PUBLISHED: dict[str, Any] = {
-    "fusion__enabled": False,
+    "hypotheses__enabled": False,
+    "registration__enabled": False,
     "inference__occlusion": "anchors",
     "head__radius": 1.0,
     "inference__anchor_cosine": ANCHOR,
@@ -86,8 +89,7 @@ class Slow:
         self.centres = self.grid.centres().reshape(-1, 2).tolist()
 
     def feature(self, frame: int, x: float, y: float) -> Tensor:
-        where = torch.tensor([[[x, y]]], dtype=torch.float32)
-        found = self.grid.sample(self.maps[frame][None], where)[0, 0].double()
+        found = slow_sample(self.maps[frame].double(), x, y, self.grid)
         return found / found.norm()
 
     def find(self, wanted: Tensor, frame: int) -> tuple[float, float]:
@@ -166,12 +168,12 @@ def test_round_trips_tell_occlusion_as_the_slow_ones_do(monkeypatch: pytest.Monk
     assert min(reasons.count(r) for r in ("0", "far", "unlike", "beyond")) > 1
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("stride", [7, 14])
 def test_a_point_on_the_border_is_in_the_picture(
-    monkeypatch: pytest.MonkeyPatch, fused: bool, stride: int
+    monkeypatch: pytest.MonkeyPatch, several: bool, stride: int
 ) -> None:
-    settings = quick(head__radius=1.0, fusion__enabled=fused, backbone__stride=stride)
+    settings = quick(head__radius=1.0, hypotheses__enabled=several, backbone__stride=stride)
     tracker = known_tracker(monkeypatch, [[0.0, 0.0]] * 4, settings)
     for frame in frames_of(4, HEIGHT, WIDTH):
         tracker.observe(frame)
@@ -184,8 +186,8 @@ def test_a_point_on_the_border_is_in_the_picture(
 BOTH = pytest.mark.parametrize(
     "values",
     [
-        {"fusion__enabled": False, "inference__occlusion": "anchors"},
-        {"fusion__enabled": True, "inference__occlusion": "round_trip"},
+        {"hypotheses__enabled": False, "inference__occlusion": "anchors"},
+        {"hypotheses__enabled": True, "inference__occlusion": "round_trip"},
     ],
     ids=["published", "ours"],
 )
@@ -278,7 +280,7 @@ def test_flow_makes_tracks_more_precise(monkeypatch: pytest.MonkeyPatch, at: int
     queries, truth = scene_queries(at)
     errors = {}
     for enabled in (False, True):
-        tracks = scene_tracks(monkeypatch, queries, fusion__enabled=enabled)
+        tracks = scene_tracks(monkeypatch, queries, hypotheses__enabled=enabled)
         errors[enabled] = np.linalg.norm(tracks.points - truth, axis=-1).mean()
     assert errors[True] < 0.5 * errors[False]
     assert errors[True] < 2
@@ -286,26 +288,94 @@ def test_flow_makes_tracks_more_precise(monkeypatch: pytest.MonkeyPatch, at: int
 
 def test_flow_that_closes_no_loop_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, truth = scene_queries(1)
-    tracks = scene_tracks(monkeypatch, queries, silent=True, fusion__enabled=True)
+    tracks = scene_tracks(monkeypatch, queries, silent=True, hypotheses__enabled=True)
     error = np.linalg.norm(tracks.points - truth, axis=-1)
     assert error.max() <= 14 / math.sqrt(2) + 0.5
 
 
 @pytest.mark.parametrize("stride", [14, 7])
 @pytest.mark.parametrize(("height", "width"), [(57, 84), (85, 46), (60, 60)])
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("several", [False, True])
 def test_tracks_reach_every_pixel(
-    monkeypatch: pytest.MonkeyPatch, height: int, width: int, stride: int, fused: bool
+    monkeypatch: pytest.MonkeyPatch, height: int, width: int, stride: int, several: bool
 ) -> None:
     """A point in the middle moves to each corner, along each border, and to places between."""
     start = np.array([width // 2, height // 2], float)
     xs, ys = [0, 1, width // 3, width - 2, width - 1], [0, 1, height // 3, height - 2, height - 1]
     targets = np.array([[x, y] for y in ys for x in xs], float)
     motion = np.concatenate([[[0.0, 0.0]], targets - start]).tolist()
-    settings = quick(backbone__stride=stride, head__radius=1.0, fusion__enabled=fused)
+    settings = quick(backbone__stride=stride, head__radius=1.0, hypotheses__enabled=several)
     tracker = known_tracker(monkeypatch, motion, settings, silent_flow=True)
     for frame in frames_of(len(motion), height, width):
         tracker.observe(frame)
     tracks = tracker.track(np.array([[0, *start]], np.float32))
     error = np.linalg.norm(tracks.points[0, 1:] - targets, axis=-1)
     assert error.max() <= stride / math.sqrt(2) + 0.5, targets[error.argmax()]
+
+
+# ---- real pixels ----
+
+DRIFT = np.array([2.6, -1.3])
+
+
+def drifting(count: int, box: tuple[slice, slice] | None = None) -> list[Frame]:
+    """A smooth texture that moves by DRIFT a frame; in the last one a flat box hides a part."""
+    random = np.random.default_rng(0)
+    direction, phase = random.normal(0, 0.25, (2, 40)), random.uniform(0, 6.3, 40)
+    y, x = np.mgrid[:100, :140]
+    frames = []
+    for t in range(count):
+        places = np.stack([x, y], axis=-1) - t * DRIFT
+        height = 120 + 280 * np.sin(places @ direction + phase).mean(axis=-1)
+        image = height.round().clip(0, 255).astype(np.uint8)
+        if t == count - 1 and box is not None:
+            image[box] = 90
+        image[0, 0] = t  # tells the backbone and the flow which frame it is
+        frames.append(Frame(np.repeat(image[..., None], 3, axis=-1), t))
+    return frames
+
+
+def drifting_tracks(
+    monkeypatch: pytest.MonkeyPatch, frames: list[Frame], at: int, **values: Any
+) -> tuple[Tracks, np.ndarray]:
+    """Tracks by coarse features, flow that knows nothing, and registration; and the truth."""
+    motion = (np.arange(len(frames))[:, None] * DRIFT).tolist()
+    settings = quick(**values)
+    tracker = known_tracker(monkeypatch, motion, settings, silent_flow=True)
+    for frame in frames:
+        tracker.observe(frame)
+    x, y = np.meshgrid(np.arange(30.0, 116, 17), np.arange(30.0, 80, 16))
+    here = np.stack([x.ravel(), y.ravel()], axis=-1)
+    queries = np.column_stack([np.full(len(here), at), here]).astype(np.float32)
+    truth = here[:, None] + (np.arange(len(frames)) - at)[:, None] * DRIFT
+    return tracker.track(queries), truth
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_registered_points_are_exact_and_sure(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    found = {}
+    for enabled in (False, True):
+        tracks, truth = drifting_tracks(
+            monkeypatch, drifting(4), at, registration__enabled=enabled
+        )
+        found[enabled] = np.linalg.norm(tracks.points - truth, axis=-1)
+    assert np.median(found[True]) < 0.1
+    assert (found[True] < 0.3).mean() > 0.9
+    assert np.median(found[False]) > 0.5
+    exact = found[True] < 0.3
+    assert (tracks.confidence[exact] >= 0.75).mean() > 0.95
+    assert not tracks.occluded[exact].all(axis=-1).any()
+
+
+def test_a_patch_that_neighbours_expect_and_nobody_finds_is_occluded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    box = (slice(20, 80), slice(55, 100))
+    tracks, truth = drifting_tracks(monkeypatch, drifting(4, box), 0)
+    last = truth[:, -1]
+    far_inside = (last[:, 0] > 62) & (last[:, 0] < 92) & (last[:, 1] > 27) & (last[:, 1] < 73)
+    outside = (last[:, 0] < 43) | (last[:, 0] > 112)
+    assert far_inside.sum() >= 3 and outside.sum() >= 3
+    assert tracks.occluded[far_inside, -1].all()
+    assert not tracks.occluded[outside, -1].any()
+    assert not tracks.occluded[far_inside, 1].any()

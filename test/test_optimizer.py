@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from slow_sampling import slow_sample
 from torch import Tensor, nn
 
 from dino_tracker_ros.tracking import optimizer as optimizer_module
@@ -17,7 +18,7 @@ from dino_tracker_ros.tracking.errors import OptimizationError, TrackerError
 from dino_tracker_ros.tracking.matching import predict, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.optimizer import ClipData, FitProgress, FitReport, optimize
-from dino_tracker_ros.tracking.sampling import index_by_pair
+from dino_tracker_ros.tracking.sampling import FlowSample, index_by_pair
 from dino_tracker_ros.tracking.settings import Settings, with_values
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import Trajectories
@@ -127,7 +128,7 @@ LOSSES = ("flow", "cycle", "dino_best_buddies", "refined_best_buddies", "norm", 
 
 
 def only(loss: str, **values: object) -> Settings:
-    weights: dict[str, object] = {f"loss__{name}": 0.0 for name in LOSSES}
+    weights: dict[str, object] = {f"loss__{name}": 0.0 for name in (*LOSSES, "flow_contrast")}
     return settings_of(**{**weights, f"loss__{loss}": 1.0, **values})
 
 
@@ -181,6 +182,79 @@ def test_no_loss_at_all_or_nothing_to_learn_from(data: ClipData) -> None:
     settings = settings_of()
     report = optimize(model_of(settings), empty, settings, iterations=2)
     assert "flow" not in report.losses and "norm" in report.losses
+
+
+def test_flow_contrast_is_the_slow_loops(data: ClipData) -> None:
+    settings = settings_of(loss__temperature=0.2)
+    generator = torch.Generator().manual_seed(1)
+    frames, grid = 3, data.grid
+    tokens = torch.randn(frames, CHANNELS, grid.rows * grid.cols, generator=generator)
+    edge = torch.tensor([69.0, 55.0])
+    sample = FlowSample(
+        source=torch.randint(frames, (frames, 5), generator=generator),
+        points=torch.rand(frames, 5, 2, generator=generator) * edge,
+        # Flow may lead a little beyond the picture.
+        target=torch.rand(frames, 5, 2, generator=generator) * 1.4 * edge - 0.2 * edge,
+        weight=torch.rand(frames, 5, generator=generator).round() * 0.5,
+    )
+    total = 0.0
+    centres = grid.centres().reshape(-1, 2)
+    for g in range(frames):
+        for k in range(5):
+            source = tokens[int(sample.source[g, k])].view(-1, grid.rows, grid.cols)
+            query = slow_sample(source, *sample.points[g, k].tolist(), grid)
+            cosines = torch.cosine_similarity(query[:, None], tokens[g], dim=0) / 0.2
+            positive = int((centres - sample.target[g, k]).norm(dim=1).argmin())
+            total -= float(sample.weight[g, k] * cosines.log_softmax(dim=0)[positive])
+    expected = total / float(sample.weight.sum())
+    found = optimizer_module._flow_contrast(
+        tokens, unit_length(tokens, dim=1), sample, grid, settings.loss.temperature
+    )
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    none = dataclasses.replace(sample, weight=torch.zeros(frames, 5))
+    nothing = optimizer_module._flow_contrast(
+        tokens, unit_length(tokens, dim=1), none, grid, settings.loss.temperature
+    )
+    assert float(nothing) == 0
+
+
+def test_flow_contrast_pushes_a_distractor_far_from_the_disc_away() -> None:
+    """Two tokens far apart look alike; the flow loss's disc never sees the other one."""
+    grid = TokenGrid(28, 140)
+    generator = torch.Generator().manual_seed(0)
+    still = torch.randn(1, CHANNELS, grid.rows * grid.cols, generator=generator)
+    true, distractor = 2 * grid.cols // 2 + 1, 2 * grid.cols // 2 + 9
+    still[0, :, distractor] = still[0, :, true] + 0.1
+    tokens = still.repeat(2, 1, 1).requires_grad_()
+    place = grid.centres().reshape(-1, 2)[true].expand(2, 1, 2)
+    sample = FlowSample(torch.tensor([[1], [0]]), place, place, torch.ones(2, 1))
+
+    def apart() -> float:
+        both = tokens.detach()[[0, 1], :, [true, distractor]]
+        return float(torch.cosine_similarity(*both, dim=0))
+
+    before = apart()
+    assert before > 0.9
+    optimizer = torch.optim.SGD([tokens], lr=1.0)
+    for _ in range(20):
+        optimizer.zero_grad()
+        units = unit_length(tokens, dim=1)
+        optimizer_module._flow_contrast(tokens, units, sample, grid, 0.1).backward()
+        optimizer.step()
+    assert apart() < before - 0.3
+    same = torch.cosine_similarity(*tokens.detach()[:, :, true], dim=0)
+    assert float(same) > 0.95
+
+
+def test_flow_contrast_comes_with_its_weight_and_teaches_the_features(data: ClipData) -> None:
+    values = []
+    for weight in (0.0, 1.0, 2.5):
+        settings = only("flow", loss__flow_contrast=weight)
+        losses = optimize(model_of(settings), data, settings, 1).losses
+        assert ("flow_contrast" in losses) == (weight > 0)
+        values.append(losses.get("flow_contrast", 0.0))
+    assert values[1] > 0
+    assert values[2] == pytest.approx(2.5 * values[1], rel=1e-5)
 
 
 # ---- what an iteration adds up ----
@@ -256,14 +330,14 @@ def test_the_losses_of_one_iteration_by_hand() -> None:
 
 
 def test_self_supervision_joins_at_its_share(data: ClipData) -> None:
-    settings = settings_of(loss__self_supervised_start=0.5)
+    settings = settings_of(loss__self_supervised_start=0.5, loss__flow_contrast=0.1)
     told: list[FitProgress] = []
     optimize(model_of(settings), data, settings, 20, told.append)
     joining = {"cycle", "refined_best_buddies"}
     assert [progress.iteration for progress in told] == [10, 20]
     assert joining.isdisjoint(told[0].losses)
     assert joining <= told[1].losses.keys()
-    assert told[0].losses.keys() == set(LOSSES) - joining
+    assert told[0].losses.keys() == {*LOSSES, "flow_contrast"} - joining
 
 
 class RecordingAdam(torch.optim.Adam):

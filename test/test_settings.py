@@ -65,7 +65,7 @@ def test_the_tree_holds_every_group_that_users_are_told_of() -> None:
     groups = {info.name.partition(".")[0] for info in EVERY if "." in info.name}
     assert groups >= {
         "clip", "queries", "backbone", "flow", "trajectories", "best_buddies", "foreground",
-        "delta_dino", "head", "loss", "optimizer", "inference",
+        "delta_dino", "head", "loss", "optimizer", "inference", "hypotheses", "registration",
     }  # fmt: skip
 
 
@@ -239,7 +239,8 @@ def test_the_paper_preset_is_the_published_one() -> None:
     assert optimizer.flow_points == 2 * 512
     assert (paper.inference.anchor_cosine, paper.inference.visible_cosine) == (0.7, 0.6)
     assert paper.inference.occlusion == "anchors"
-    assert (paper.backbone.second_block, paper.fusion.enabled) == (0, False)
+    assert not paper.hypotheses.enabled and not paper.registration.enabled
+    assert loss.flow_contrast == 0
     assert paper.precision == "float32"
 
 

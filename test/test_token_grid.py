@@ -70,37 +70,28 @@ def test_positions_map_there_and_back(height: int, width: int, stride: int) -> N
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-@pytest.mark.parametrize("stride", STRIDES)
-def test_sampling_a_linear_map_gives_positions_back(height: int, width: int, stride: int) -> None:
-    grid = TokenGrid(height, width, 14, stride)
-    features = grid.centres().permute(2, 0, 1)[None].double()
-    unit = torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(0)).double()
-    corners = torch.tensor([[0.0, 0.0], [width - 1.0, height - 1.0]]).expand(3, 2, 2)
-    inside = unit * torch.tensor([width - 1.0, height - 1.0])
-    points = torch.cat([inside, corners], dim=1)
-    torch.testing.assert_close(grid.sample(features, points), points, atol=1e-4, rtol=0)
+@pytest.mark.parametrize("scale", [1.0, 1.37, 1.5, 4.0])
+def test_a_larger_picture_is_mapped_there_and_back(height: int, width: int, scale: float) -> None:
+    grid = TokenGrid(height, width, 14, 7, scale)
+    points = torch.rand(50, 2) * torch.tensor([width, height]) - 0.5
+    torch.testing.assert_close(grid.to_pixels(grid.to_grid(points)), points, atol=1e-3, rtol=0)
+    seen_height, seen_width = grid.picture_size
+    seen = TokenGrid(seen_height, seen_width, 14, 7)
+    assert (grid.rows, grid.cols, grid.padded_size) == (seen.rows, seen.cols, seen.padded_size)
+    # Tokens lie in the picture as they always do; a picture's edges are the image's.
+    ratio = torch.tensor([seen_width / width, seen_height / height])
+    torch.testing.assert_close(grid.to_grid(points), seen.to_grid((points + 0.5) * ratio - 0.5))
+    torch.testing.assert_close(grid.centres(), (seen.centres() + 0.5) / ratio - 0.5)
+    apart = grid.centres()[1:, 0, 1].diff()
+    assert ((apart - grid.spacing).abs() <= grid.spacing / (2 * min(grid.picture_size))).all()
+    padded = grid.pad(torch.zeros(1, 3, seen_height, seen_width))
+    assert tuple(padded.shape[-2:]) == grid.padded_size
 
 
-def test_sampling_outside_takes_the_border_and_half_precision_keeps_positions() -> None:
-    grid = TokenGrid(140, 140, 14, 7)
-    features = grid.centres().permute(2, 0, 1)[None]
-    far = torch.tensor([[[-100.0, 500.0]]])
-    torch.testing.assert_close(grid.sample(features, far), torch.tensor([[[-0.5, 139.5]]]))
-    # Small whole numbers are exact in bfloat16; a position in bfloat16 would be 0.25 px off.
-    nodes = grid.to_grid(features[:, :1]).to(torch.bfloat16)
-    point = torch.tensor([[[100.3, 10.0]]])
-    found = grid.sample(nodes, point)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, grid.to_grid(point)[..., :1], atol=1e-3, rtol=0)
-
-
-def test_sampling_passes_gradients_and_broadcasts_frames() -> None:
-    grid = TokenGrid(30, 40, 14, 14)
-    features = torch.rand(1, 5, grid.rows, grid.cols, requires_grad=True)
-    points = torch.rand(4, 6, 2, requires_grad=True)
-    found = grid.sample(features, points)
-    assert found.shape == (4, 6, 5)
-    found.square().sum().backward()
-    assert features.grad is not None and features.grad.abs().sum() > 0
-    assert points.grad is not None and points.grad.abs().sum() > 0
-    assert grid.sample(features.expand(4, -1, -1, -1), points[:1]).shape == (4, 6, 5)
+def test_a_picture_of_half_as_much_again_by_hand() -> None:
+    grid = TokenGrid(100, 200, 14, 14, 1.5)
+    assert grid.picture_size == (150, 300)
+    assert grid.spacing == pytest.approx(28 / 3)
+    # Node 0 is on the corner of four pixels of the picture, which is the corner of four pixels.
+    assert grid.to_pixels(torch.zeros(2)).tolist() == pytest.approx([-0.5, -0.5])
+    assert grid.to_pixels(torch.tensor([3.0, 1.0])).tolist() == pytest.approx([27.5, 28 / 3 - 0.5])

@@ -139,7 +139,7 @@ def track_raw_dino(
         chosen.model,
         cache=WeightsCache(),
         weights=chosen.weights,
-        blocks=[block for block in (chosen.block, chosen.second_block) if block],
+        blocks=[block for block in (chosen.block, chosen.placing_block) if block],
         stride=chosen.stride,
         final_norm=chosen.final_norm,
         precision=find_precision(settings.precision, device),

@@ -74,7 +74,7 @@ def ambiguity(
     """
     n = similarity.shape[1]
     values, candidates = similarity.topk(min(settings.peak_candidates, n), dim=1)
-    step = float(grid.stride)
+    step = grid.spacing
     side = 2 * settings.peak_box
     dx = (candidates % grid.cols - (peaks % grid.cols)[:, None]).abs() * step
     dy = (candidates // grid.cols - (peaks // grid.cols)[:, None]).abs() * step

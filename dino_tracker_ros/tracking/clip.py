@@ -84,9 +84,10 @@ def working_size(width: int, height: int, longest_side: int) -> WorkingSize:
 
     Args:
         width, height: input size, px.
-        longest_side: the longer side is scaled to it, px; 0 keeps the input size.
+        longest_side: a longer input is shrunk to it, px, a smaller one is never enlarged; 0 keeps
+            the input size.
     """
-    scale = longest_side / max(width, height) if longest_side else 1.0
+    scale = min(1.0, longest_side / max(width, height)) if longest_side else 1.0
     return WorkingSize(
         input_width=width,
         input_height=height,

@@ -56,31 +56,27 @@ class TrackerHead(nn.Module):
 
     Args:
         settings: disc and refiner.
-        blocks: of the backbone, side by side in the features. With two, the first finds the
-            point and both place it: a deep block confuses fewer parts, a middle one is sharper.
     """
 
-    def __init__(self, settings: HeadSettings, blocks: int = 1) -> None:
+    def __init__(self, settings: HeadSettings) -> None:
         super().__init__()
-        self.blocks = blocks
         self.radius = settings.radius
         self.refiner = CostRefiner(settings.channels, settings.initialization)
 
-    def forward(self, cost: Tensor, grid: TokenGrid, finding: Tensor | None = None) -> Tensor:
+    def forward(self, cost: Tensor, grid: TokenGrid, best: Tensor | None = None) -> Tensor:
         """The expected position inside a disc around the best match.
 
         Args:
             cost: [B, rows * cols], cosine of each point with every token, not negative.
             grid: where the tokens lie.
-            finding: [B, rows * cols]; the best match lies beside this map's largest value, or
-                anywhere without it.
+            best: int64 [B], the token that each disc is around; None takes the best match.
 
         Returns:
             [B, 2], (x, y) working px.
         """
-        best = _best(cost.detach(), grid, finding)
+        best = cost.detach().argmax(dim=1) if best is None else best
         rows, columns = best // grid.cols, best % grid.cols
-        reach = math.floor(self.radius / grid.stride) + REACH
+        reach = math.floor(self.radius / grid.spacing) + REACH
         steps = torch.arange(-reach, reach + 1, device=cost.device)
         y = rows[:, None, None] + steps[None, :, None]
         x = columns[:, None, None] + steps[None, None, :]
@@ -89,7 +85,7 @@ class TrackerHead(nn.Module):
         window = cost.gather(1, index.flatten(1)).view(index.shape)
 
         refined = self.refiner(window[:, None], on_map[:, None])[:, 0]
-        disc = (steps.square()[:, None] + steps.square()[None, :]) * grid.stride**2
+        disc = (steps.square()[:, None] + steps.square()[None, :]) * grid.spacing**2
         within = on_map & (disc <= self.radius**2)
         weight = refined.masked_fill(~within, -torch.inf).flatten(1).softmax(dim=1)
         weight = weight.view(index.shape)
@@ -97,20 +93,6 @@ class TrackerHead(nn.Module):
         offset_y = (weight.sum(dim=2) * steps).sum(dim=1)
         nodes = torch.stack([columns + offset_x, rows + offset_y], dim=-1)
         return grid.to_pixels(nodes)
-
-
-def _best(cost: Tensor, grid: TokenGrid, finding: Tensor | None) -> Tensor:
-    """The best token of each map, int64 [B]; with `finding`, among the 3x3 around its best."""
-    if finding is None:
-        return cost.argmax(dim=1)
-    found = finding.detach().argmax(dim=1)
-    steps = torch.arange(-1, 2, device=cost.device)
-    rows = (found // grid.cols)[:, None, None] + steps[None, :, None]
-    columns = (found % grid.cols)[:, None, None] + steps[None, None, :]
-    # Beyond the border the border's own token is looked at once more.
-    near = rows.clamp(0, grid.rows - 1) * grid.cols + columns.clamp(0, grid.cols - 1)
-    near = near.flatten(1)
-    return near.gather(1, cost.gather(1, near).argmax(dim=1, keepdim=True))[:, 0]
 
 
 def cost_map(points: Tensor, targets: Tensor) -> Tensor:

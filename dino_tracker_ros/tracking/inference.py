@@ -10,14 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.fusion import RIM, fuse, match_variance
+from dino_tracker_ros.tracking.evidence import Evidence, FeatureMaps
 from dino_tracker_ros.tracking.head import TrackerHead
+from dino_tracker_ros.tracking.hypotheses import RIM, Candidates, follow
 from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
+from dino_tracker_ros.tracking.registration import build_pyramid
 from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
+from dino_tracker_ros.tracking.sightings import Sightings, look, with_sightings
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside
 
+MISSED = 0.4
+"""Of the confidence where neighbours say a point should be seen and its patch is not found."""
 COSINE_SCALE = 0.05
 """How much cosine takes the confidence from 1/2 to 3/4."""
 
@@ -27,18 +32,25 @@ class RefinedClip:
     """The refined features of a clip and what finds points in them.
 
     Attributes:
+        images: uint8 [T, 3, H, W].
         tokens: float32 [T, C, rows * cols].
         units: the same, of unit length.
         grid: where the tokens lie.
         head: the fitted head.
         flows: T-1 pairs of flow between frames t and t+1.
+        placing: frozen features of unit length that place points, [T, C', n'], where several
+            hypotheses are followed.
+        placing_grid: where those lie.
     """
 
+    images: Tensor
     tokens: Tensor
     units: Tensor
     grid: TokenGrid
     head: TrackerHead
     flows: list[FlowPair]
+    placing: Tensor | None
+    placing_grid: TokenGrid
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ def refine_clip(
     features: Tensor,
     grid: TokenGrid,
     flows: list[FlowPair],
+    placing: Tensor | None,
+    placing_grid: TokenGrid,
     batch: int,
 ) -> RefinedClip:
     """Refined features of every frame.
@@ -65,6 +79,8 @@ def refine_clip(
         images: uint8 [T, 3, H, W].
         features: frozen, [T, C, rows, cols].
         flows: between neighbouring frames.
+        placing: frozen features that place points, [T, C', rows', cols'].
+        placing_grid: where those lie.
         batch: frames at once.
     """
     parts = [
@@ -72,8 +88,10 @@ def refine_clip(
         for k in range(0, len(images), batch)
     ]
     tokens = torch.cat(parts)
-    units = unit_length(tokens, dim=1, blocks=model.head.blocks)
-    return RefinedClip(tokens, units, grid, model.head, flows)
+    places = None if placing is None else unit_length(placing.flatten(2), dim=1)
+    return RefinedClip(
+        images, tokens, unit_length(tokens, dim=1), grid, model.head, flows, places, placing_grid
+    )
 
 
 @torch.no_grad()
@@ -92,30 +110,80 @@ def track(clip: RefinedClip, queries: Tensor, settings: Settings) -> PointTracks
 
 
 def _track_some(clip: RefinedClip, queries: Tensor, settings: Settings) -> PointTracks:
-    frames = len(clip.tokens)
     query_frame, query_point = queries[:, 0].long(), queries[:, 1:]
     rows = torch.arange(len(queries), device=queries.device)
-    points = torch.stack(
-        [_positions(clip, query_frame, query_point, t) for t in range(frames)], dim=1
-    )
-    points[rows, query_frame] = query_point
-    options = settings.inference
-    if settings.fusion.enabled:
-        error = _round_trips(clip, query_frame, query_point, points, options.batch)
-        variance = match_variance(error, settings.fusion)
-        points, _ = fuse(points, variance, clip.flows, query_frame, query_point, settings.fusion)
-    cosine = _cosines(clip, query_frame, query_point, points)
-    if options.occlusion == "anchors":
-        occluded = _anchor_occlusion(clip, points, cosine, options)
-        confidence = _anchor_confidence(cosine, occluded, options)
+    if clip.placing is None:
+        points, sightings = _matches(clip, query_frame, query_point), None
     else:
-        error = _round_trips(clip, query_frame, query_point, points, options.batch)
-        confidence = _round_trip_confidence(error / clip.grid.stride, cosine, options)
-        confidence[~inside(points, clip.grid.width, clip.grid.height, RIM)] = 0.0
-        occluded = confidence < 0.5
+        maps = FeatureMaps(clip.units, clip.grid, clip.placing, clip.placing_grid)
+        points, sightings = _paths(clip, maps, query_frame, query_point, settings)
+    points[rows, query_frame] = query_point
+    confidence, occluded = _visibility(clip, query_frame, query_point, points, sightings, settings)
     occluded[rows, query_frame] = False
     confidence[rows, query_frame] = 1.0
     return PointTracks(points, occluded, confidence)
+
+
+def _matches(clip: RefinedClip, query_frame: Tensor, query_point: Tensor) -> Tensor:
+    """The published track: the head's answer in every frame, [N, T, 2]."""
+    frames = range(len(clip.tokens))
+    return torch.stack([_positions(clip, query_frame, query_point, t) for t in frames], dim=1)
+
+
+def _paths(
+    clip: RefinedClip,
+    maps: FeatureMaps,
+    query_frame: Tensor,
+    query_point: Tensor,
+    settings: Settings,
+) -> tuple[Tensor, Sightings | None]:
+    """The cheapest paths through features, flow and registrations, [N, T, 2]."""
+    options = settings.hypotheses
+    evidence = Evidence(maps, query_frame, query_point, options)
+    candidates = [evidence.candidates(t) for t in range(len(clip.tokens))]
+
+    def followed(places: list[Candidates]) -> Tensor:
+        return follow(
+            places, evidence.price, clip.flows, query_frame, query_point,
+            clip.placing_grid.spacing, settings.trajectories.loop_error, options,
+        )  # fmt: skip
+
+    points, sightings = followed(candidates), None
+    if settings.registration.enabled:
+        pyramid = build_pyramid(clip.images, settings.registration.longest_side)
+        for _ in range(settings.registration.rounds):
+            sightings = look(
+                pyramid, query_frame, query_point, points, sightings, settings.registration
+            )
+            places = with_sightings(candidates, pyramid, sightings, settings.registration)
+            points = followed(places)
+    return points, sightings
+
+
+def _visibility(
+    clip: RefinedClip,
+    query_frame: Tensor,
+    query_point: Tensor,
+    points: Tensor,
+    sightings: Sightings | None,
+    settings: Settings,
+) -> tuple[Tensor, Tensor]:
+    """Confidence [N, T] and occluded bool [N, T]."""
+    options = settings.inference
+    cosine = _cosines(clip, query_frame, query_point, points)
+    if options.occlusion == "anchors":
+        occluded = _anchor_occlusion(clip, points, cosine, options)
+        return _anchor_confidence(cosine, occluded, options), occluded
+    error = _round_trips(clip, query_frame, query_point, points, options.batch)
+    confidence = _round_trip_confidence(error / clip.grid.spacing, cosine, options)
+    if sightings is not None:
+        seen, limit = sightings.registration, settings.registration.likeness
+        alike = ((seen.likeness - limit) / (1 - limit + 1e-6)).clamp(0, 1)
+        missed = sightings.expected & ~seen.found
+        confidence = torch.where(missed, MISSED * confidence, confidence)
+        confidence = torch.where(seen.found, 0.75 + 0.25 * alike, confidence)
+    confidence[~inside(points, clip.grid.width, clip.grid.height, RIM)] = 0.0
+    return confidence, confidence < 0.5
 
 
 def _positions(clip: RefinedClip, frames: Tensor, points: Tensor, target: int) -> Tensor:
@@ -150,14 +218,13 @@ def _round_trips(
 
 def _cosines(clip: RefinedClip, query_frame: Tensor, query_point: Tensor, points: Tensor) -> Tensor:
     """Cosine of the features at the query and at every predicted position, [N, T]."""
-    blocks = clip.head.blocks
     query = sample_tokens(clip.tokens, query_frame, query_point, clip.grid)
-    query = unit_length(query, dim=1, blocks=blocks)
+    query = unit_length(query, dim=1)
     columns = []
     for t in range(points.shape[1]):
         frame = torch.full_like(query_frame, t)
         found = sample_tokens(clip.tokens, frame, points[:, t], clip.grid)
-        columns.append((query * unit_length(found, dim=1, blocks=blocks)).sum(dim=1))
+        columns.append((query * unit_length(found, dim=1)).sum(dim=1))
     return torch.stack(columns, dim=1)
 
 

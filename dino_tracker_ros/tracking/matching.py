@@ -54,17 +54,9 @@ def sample_tokens(tokens: Tensor, frames: Tensor, points: Tensor, grid: TokenGri
     return (corners * weight[..., None].to(corners.dtype)).sum(dim=1)
 
 
-def unit_length(features: Tensor, dim: int, blocks: int = 1) -> Tensor:
-    """Features divided by their norm, safe at zero.
-
-    Args:
-        features: any shape.
-        dim: of the channels.
-        blocks: how many blocks' channels stand side by side; each gets the same norm, so that a
-            product of two such features is the mean of the blocks' cosines.
-    """
-    parts = [F.normalize(part, dim=dim, eps=1e-8) for part in features.chunk(blocks, dim=dim)]
-    return parts[0] if blocks == 1 else torch.cat(parts, dim=dim) * blocks**-0.5
+def unit_length(features: Tensor, dim: int) -> Tensor:
+    """Features divided by their norm along `dim`, safe at zero."""
+    return F.normalize(features, dim=dim, eps=1e-8)
 
 
 def predict(
@@ -80,7 +72,7 @@ def predict(
 
     Args:
         tokens: refined features [F, C, n].
-        units: the same, of unit length along C (`unit_length` with the head's blocks).
+        units: the same, of unit length along C.
         grid: where the tokens lie.
         head: turns cost maps into positions.
         source_frames: int64 [G, K].
@@ -92,11 +84,6 @@ def predict(
     """
     groups, count = source_frames.shape
     found = sample_tokens(tokens, source_frames.reshape(-1), points.reshape(-1, 2), grid)
-    queries = unit_length(found, dim=1, blocks=head.blocks).view(groups, count, -1)
+    queries = unit_length(found, dim=1).view(groups, count, -1)
     targets = units if target_frames is None else units[target_frames]
-    if head.blocks == 1:
-        return head(cost_map(queries, targets).flatten(0, 1), grid).view(groups, count, 2)
-    first = queries.shape[2] // head.blocks
-    finding = queries[..., :first] @ targets[:, :first]
-    cost = torch.relu(finding + queries[..., first:] @ targets[:, first:])
-    return head(cost.flatten(0, 1), grid, finding.flatten(0, 1)).view(groups, count, 2)
+    return head(cost_map(queries, targets).flatten(0, 1), grid).view(groups, count, 2)

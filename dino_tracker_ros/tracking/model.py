@@ -20,17 +20,14 @@ class TrackerModel(nn.Module):
         channels: of the frozen features.
         settings: of the whole tracker; `optimizer.seed` makes the first weights repeatable.
         precision: arithmetic of Delta-DINO's convolutions.
-        blocks: of the backbone that the channels hold side by side.
     """
 
-    def __init__(
-        self, channels: int, settings: Settings, precision: torch.dtype, blocks: int = 1
-    ) -> None:
+    def __init__(self, channels: int, settings: Settings, precision: torch.dtype) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.optimizer.seed)
             self.delta_dino = DeltaDino(channels, settings.delta_dino)
-            self.head = TrackerHead(settings.head, blocks)
+            self.head = TrackerHead(settings.head)
         self.delta_dino.to(memory_format=torch.channels_last)
         self.precision = precision
 

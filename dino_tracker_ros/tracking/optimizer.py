@@ -17,10 +17,11 @@ from torch import Tensor
 from dino_tracker_ros.tracking import losses
 from dino_tracker_ros.tracking.best_buddies import mutual_nearest
 from dino_tracker_ros.tracking.errors import OptimizationError
-from dino_tracker_ros.tracking.matching import predict, unit_length
+from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.sampling import (
     BuddyTable,
+    FlowSample,
     draw_shares,
     sample_buddies,
     sample_flow,
@@ -159,10 +160,10 @@ def _losses(
     raw = data.features[frames]
     tokens = model.refine(data.images[frames], raw, grid)
     raw = raw.float().flatten(2)
-    units = unit_length(tokens, dim=1, blocks=model.head.blocks)
+    units = unit_length(tokens, dim=1)
     terms: dict[str, Tensor] = {}
 
-    if weights.flow > 0 and len(data.trajectories.start):
+    if max(weights.flow, weights.flow_contrast) > 0 and len(data.trajectories.start):
         sample = sample_flow(
             data.trajectories,
             data.trajectory_foreground,
@@ -171,10 +172,15 @@ def _losses(
             settings.foreground.flow_share,
             generator,
         )
-        predicted = predict(tokens, units, grid, model.head, sample.source, sample.points)
-        terms["flow"] = weights.flow * losses.position_loss(
-            predicted, sample.target, sample.weight, size, weights.huber
-        )
+        if weights.flow > 0:
+            predicted = predict(tokens, units, grid, model.head, sample.source, sample.points)
+            terms["flow"] = weights.flow * losses.position_loss(
+                predicted, sample.target, sample.weight, size, weights.huber
+            )
+        if weights.flow_contrast > 0:
+            terms["flow_contrast"] = weights.flow_contrast * _flow_contrast(
+                tokens, units, sample, grid, weights.temperature
+            )
 
     sources, targets = units[0::2], units[1::2]
     if weights.dino_best_buddies > 0:
@@ -214,6 +220,25 @@ def _losses(
     if weights.angle > 0:
         terms["angle"] = weights.angle * losses.angle_prior(tokens, raw)
     return terms
+
+
+def _flow_contrast(
+    tokens: Tensor,
+    units: Tensor,
+    sample: FlowSample,
+    grid: TokenGrid,
+    temperature: float,
+) -> Tensor:
+    """The token that flow leads to against all other tokens of its frame."""
+    groups, count = sample.source.shape
+    found = sample_tokens(tokens, sample.source.reshape(-1), sample.points.reshape(-1, 2), grid)
+    queries = unit_length(found, dim=1).view(groups, count, -1)
+    node = grid.to_grid(sample.target).round().long()
+    positive = node[..., 1].clamp(0, grid.rows - 1) * grid.cols + node[..., 0].clamp(
+        0, grid.cols - 1
+    )
+    total = losses.contrastive_loss(queries, units, positive, sample.weight, temperature)
+    return total / sample.weight.sum().clamp(min=1e-8)
 
 
 def _both_ways(

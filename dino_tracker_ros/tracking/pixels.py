@@ -35,3 +35,9 @@ def imagenet_normalized(images: Tensor) -> Tensor:
     mean = images.new_tensor(_IMAGENET_MEAN).view(3, 1, 1)
     std = images.new_tensor(_IMAGENET_STD).view(3, 1, 1)
     return (images - mean) / std
+
+
+def gray(images: Tensor) -> Tensor:
+    """Luma (ITU-R BT.601) of uint8 RGB images [T, 3, H, W], float32 [T, 1, H, W] in 0..255."""
+    weight = images.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32).view(3, 1, 1)
+    return (images.float() * weight).sum(dim=1, keepdim=True)

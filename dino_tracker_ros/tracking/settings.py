@@ -86,7 +86,7 @@ class ClipSettings(SettingGroup):
         16, "frames shared by consecutive clips", unit="frames", minimum=1, maximum=999
     )
     longest_side: int = setting(
-        854, "longest image side the tracker works at; 0 keeps the input's",
+        854, "longest image side the tracker works at, smaller images keep theirs; 0 never shrinks",
         unit="px", minimum=0, maximum=4096,
     )  # fmt: skip
 
@@ -97,13 +97,19 @@ class BackboneSettings(SettingGroup):
         "facebook/dinov2-small", "DINOv2 model id, or a folder with its model.safetensors"
     )
     weights: str = setting("", "file with the weights; empty looks in the cache, then online")
-    block: int = setting(12, "transformer block whose output is used", minimum=1, maximum=40)
-    second_block: int = setting(
-        8, "a further block, whose tokens place points better than deeper ones; 0 for none",
+    block: int = setting(
+        12, "transformer block whose tokens are refined and find points", minimum=1, maximum=40
+    )
+    placing_block: int = setting(
+        8, "block whose frozen tokens place points, beside those of the first; 0 for none",
         minimum=0, maximum=40,
     )  # fmt: skip
+    placing_scale: float = setting(
+        1.5, "how many times larger a picture the tokens that place points see",
+        minimum=1, maximum=4,
+    )  # fmt: skip
     stride: int = setting(
-        7, "distance between neighbouring tokens", unit="px", minimum=2, maximum=14
+        14, "distance between neighbouring tokens", unit="px", minimum=2, maximum=14
     )
     final_norm: bool = setting(False, "apply DINOv2's last layer norm to the tokens")
     batch: int = setting(4, "frames in one pass", unit="frames", minimum=1, maximum=256)
@@ -112,7 +118,7 @@ class BackboneSettings(SettingGroup):
 @dataclass(frozen=True)
 class FlowSettings(SettingGroup):
     method: str = setting(
-        "raft_large", "optical flow: RAFT large, RAFT small, or OpenCV's DIS (no weights)",
+        "dis", "optical flow: RAFT large, RAFT small, or OpenCV's DIS (no weights)",
         choices=("raft_large", "raft_small", "dis"),
     )  # fmt: skip
     weights: str = setting("", "file with RAFT's weights; empty looks in the cache, then online")
@@ -132,7 +138,7 @@ class TrajectorySettings(SettingGroup):
         unit="px", minimum=0.01, maximum=100,
     )  # fmt: skip
     direct_flow: str = setting(
-        "log", "frames that direct flow checks: all, at distances 2, 4, 8…, or none",
+        "none", "frames that direct flow checks: all, at distances 2, 4, 8…, or none",
         choices=("all", "log", "none"),
     )  # fmt: skip
 
@@ -140,8 +146,9 @@ class TrajectorySettings(SettingGroup):
 @dataclass(frozen=True)
 class BestBuddySettings(SettingGroup):
     pairs: int = setting(
-        0, "frame pairs searched; 0 searches every pair", unit="pairs", minimum=0, maximum=1_000_000
-    )
+        64, "frame pairs searched; 0 searches every pair",
+        unit="pairs", minimum=0, maximum=1_000_000,
+    )  # fmt: skip
     peak_box: float = setting(
         30.0, "half-size of the boxes that suppress neighbours of a peak",
         unit="px", minimum=1, maximum=1000,
@@ -170,12 +177,12 @@ class ForegroundSettings(SettingGroup):
 @dataclass(frozen=True)
 class DeltaDinoSettings(SettingGroup):
     width: int = setting(
-        64, "channels of the first layer; the next two have twice and four times as many",
+        16, "channels of the first layer; the next two have twice and four times as many",
         unit="channels", minimum=4, maximum=256,
     )  # fmt: skip
-    kernel: int = setting(5, "kernel side of every convolution", unit="px", minimum=3, maximum=9)
+    kernel: int = setting(3, "kernel side of every convolution", unit="px", minimum=3, maximum=9)
     downscale: int = setting(
-        1, "how many times smaller a picture Delta-DINO sees", minimum=1, maximum=4
+        2, "how many times smaller a picture Delta-DINO sees", minimum=1, maximum=4
     )
 
 
@@ -197,6 +204,10 @@ class HeadSettings(SettingGroup):
 @dataclass(frozen=True)
 class LossSettings(SettingGroup):
     flow: float = setting(1.0, "weight of the flow loss", minimum=0, maximum=1e6)
+    flow_contrast: float = setting(
+        0.01, "weight of the contrastive loss on flow trajectories; 0 as published",
+        minimum=0, maximum=1e6,
+    )  # fmt: skip
     cycle: float = setting(0.5, "weight of the cycle-consistency loss", minimum=0, maximum=1e6)
     dino_best_buddies: float = setting(
         2.5e-4, "weight of the contrastive loss on DINO best buddies", minimum=0, maximum=1e6
@@ -229,10 +240,10 @@ class LossSettings(SettingGroup):
 @dataclass(frozen=True)
 class OptimizerSettings(SettingGroup):
     iterations: int = setting(
-        300, "most iterations for a clip", unit="iterations", minimum=0, maximum=1_000_000
+        100, "most iterations for a clip", unit="iterations", minimum=0, maximum=1_000_000
     )
     warm_iterations: int = setting(
-        100, "most iterations for a clip that overlaps the one before",
+        40, "most iterations for a clip that overlaps the one before",
         unit="iterations", minimum=0, maximum=1_000_000,
     )  # fmt: skip
     time_budget: float = setting(
@@ -259,24 +270,68 @@ class OptimizerSettings(SettingGroup):
 
 
 @dataclass(frozen=True)
-class FusionSettings(SettingGroup):
-    enabled: bool = setting(True, "fuse feature matches with chained flow; false as published")
-    match_error: float = setting(
-        4.0, "error of a match whose round trip closes", unit="px", minimum=0.01, maximum=1000
+class HypothesesSettings(SettingGroup):
+    enabled: bool = setting(
+        True, "follow several paths a point through flow and matches; false as published"
     )
-    cycle_weight: float = setting(
-        1.0, "error of a match per pixel of its round trip's", minimum=0, maximum=100
+    candidates: int = setting(
+        5, "matches looked at in a frame", unit="matches", minimum=1, maximum=100
+    )
+    kept: int = setting(8, "paths kept from frame to frame", unit="paths", minimum=1, maximum=100)
+    match_error: float = setting(
+        0.3, "error of a feature match", unit="tokens", minimum=0.001, maximum=100
     )
     flow_error: float = setting(
         0.2, "error of one flow step whose loop closes", unit="px", minimum=0.001, maximum=1000
     )
-    loop_weight: float = setting(
-        1.0, "error of one flow step per pixel of its loop's", minimum=0, maximum=100
-    )
     gate: float = setting(
-        3.0, "standard deviations from which flow and match contradict each other",
-        minimum=0.1, maximum=1000,
+        3.0, "standard deviations within which a match corrects a path", minimum=0.1, maximum=1000
+    )
+    temperature: float = setting(
+        0.02, "cosine lost to the frame's best match that costs 1", minimum=1e-4, maximum=10
+    )
+    way_back: float = setting(
+        0.5, "price of a match that another point of the query's frame fits better, per price of "
+        "as much cosine", minimum=0, maximum=100,
     )  # fmt: skip
+    most_price: float = setting(10.0, "most that features cost in a frame", minimum=0, maximum=1e4)
+    lost_price: float = setting(
+        6.0, "most that flow which does not close its loop costs in a frame", minimum=0, maximum=1e4
+    )
+    jump_price: float = setting(
+        6.0, "price of leaving flow for another match", minimum=0, maximum=1e4
+    )
+
+
+@dataclass(frozen=True)
+class RegistrationSettings(SettingGroup):
+    enabled: bool = setting(
+        True, "register the query's image patch in every frame; false as published"
+    )
+    longest_side: int = setting(
+        640, "longest side of the picture that patches are cut from",
+        unit="px", minimum=32, maximum=4096,
+    )  # fmt: skip
+    radius: int = setting(
+        10, "half the side of a patch, in that picture", unit="px", minimum=2, maximum=100
+    )
+    likeness: float = setting(
+        0.85, "correlation with the query's patch from which a registration is accepted",
+        minimum=0, maximum=1,
+    )  # fmt: skip
+    reach: float = setting(
+        16.0, "how far from where it is looked for a patch may be found, in that picture",
+        unit="px", minimum=0.1, maximum=1000,
+    )  # fmt: skip
+    error: float = setting(
+        0.3, "error of an accepted registration", unit="px", minimum=0.001, maximum=100
+    )
+    reward: float = setting(
+        5.0, "what an accepted registration takes off a path's price", minimum=0, maximum=1e4
+    )
+    rounds: int = setting(
+        2, "times that paths and registrations correct each other", minimum=1, maximum=10
+    )
 
 
 @dataclass(frozen=True)
@@ -334,7 +389,8 @@ class Settings(SettingGroup):
     loss: LossSettings = field(default_factory=LossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
-    fusion: FusionSettings = field(default_factory=FusionSettings)
+    hypotheses: HypothesesSettings = field(default_factory=HypothesesSettings)
+    registration: RegistrationSettings = field(default_factory=RegistrationSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -359,7 +415,10 @@ PRESETS: dict[str, dict[str, Value]] = {
     "paper": {
         "backbone.model": "facebook/dinov2-large",
         "backbone.block": 16,
-        "backbone.second_block": 0,
+        "backbone.placing_block": 0,
+        "backbone.placing_scale": 1.0,
+        "backbone.stride": 7,
+        "flow.method": "raft_large",
         "flow.updates": 24,
         "trajectories.spacing": 1,
         "trajectories.direct_flow": "all",
@@ -371,22 +430,20 @@ PRESETS: dict[str, dict[str, Value]] = {
         "optimizer.flow_points": 1024,
         "loss.cycle": 0.25,  # published as 0.5 on two halves, one of which is always zero
         "precision": "float32",
-        "fusion.enabled": False,
+        "hypotheses.enabled": False,
+        "registration.enabled": False,
+        "delta_dino.width": 64,
+        "delta_dino.kernel": 5,
+        "delta_dino.downscale": 1,
+        "best_buddies.pairs": 0,
+        "loss.flow_contrast": 0.0,
         "inference.occlusion": "anchors",
         "inference.visible_cosine": 0.6,
     },
     "robot": {},
     "cpu": {
         "clip.longest_side": 640,
-        "backbone.stride": 14,
-        "flow.method": "dis",
-        "delta_dino.width": 16,
-        "delta_dino.kernel": 3,
-        "delta_dino.downscale": 2,
-        "best_buddies.pairs": 64,
-        "trajectories.direct_flow": "none",
-        "optimizer.iterations": 120,
-        "optimizer.warm_iterations": 40,
+        "backbone.placing_scale": 1.0,
     },
 }
 

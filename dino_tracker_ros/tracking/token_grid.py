@@ -19,29 +19,42 @@ class TokenGrid:
     """The geometry of one image size, patch and stride.
 
     Attributes:
-        height, width: image size, px.
-        patch: side of a token's patch, px.
-        stride: distance between neighbouring tokens, px.
+        height, width: image size, px. All positions are px of this image.
+        patch: side of a token's patch, px of the picture that the backbone saw.
+        stride: distance between neighbouring tokens, px of that picture.
+        scale: how many times larger than the image that picture was.
     """
 
     height: int
     width: int
     patch: int = 14
     stride: int = 14
+    scale: float = 1.0
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """(height, width) of the picture that the backbone saw, px."""
+        return max(1, round(self.height * self.scale)), max(1, round(self.width * self.scale))
+
+    @property
+    def spacing(self) -> float:
+        """Distance between neighbouring tokens, px of the image."""
+        return self.stride / self.scale
 
     @property
     def rows(self) -> int:
         """Tokens from top to bottom, at least 2 where height > 1."""
-        return self._count(self.height)
+        return self._count(self.picture_size[0])
 
     @property
     def cols(self) -> int:
         """Tokens from left to right, at least 2 where width > 1."""
-        return self._count(self.width)
+        return self._count(self.picture_size[1])
 
     @property
     def offset(self) -> float:
-        """x and y of the first token's centre, px: -0.5 for an even patch, 0 for an odd one."""
+        """x and y of the first token's centre in the picture, px: -0.5 for an even patch, 0 for an
+        odd one."""
         return (self.patch - 1) / 2 - self.patch // 2
 
     @property
@@ -53,46 +66,32 @@ class TokenGrid:
         )
 
     def pad(self, images: Tensor) -> Tensor:
-        """Continue images past their border, mirrored where they are large enough.
+        """Continue pictures past their border, mirrored where they are large enough.
 
         Args:
-            images: float [T, C, height, width].
+            images: float [T, C, *picture_size].
 
         Returns:
             float [T, C, *padded_size].
         """
         height, width = self.padded_size
+        seen_height, seen_width = self.picture_size
         before = self.patch // 2
-        images = _pad_axis(images, before, width - self.width - before, horizontal=True)
-        return _pad_axis(images, before, height - self.height - before, horizontal=False)
+        images = _pad_axis(images, before, width - seen_width - before, horizontal=True)
+        return _pad_axis(images, before, height - seen_height - before, horizontal=False)
 
     def to_grid(self, points: Tensor) -> Tensor:
         """Pixel positions (x, y) [..., 2] to grid positions (column, row) [..., 2]."""
-        return (points - self.offset) / self.stride
+        return ((points + 0.5) * self._ratio(points) - 0.5 - self.offset) / self.stride
 
     def to_pixels(self, nodes: Tensor) -> Tensor:
         """Grid positions (column, row) [..., 2] to pixel positions (x, y) [..., 2]."""
-        return nodes * self.stride + self.offset
+        return (nodes * self.stride + self.offset + 0.5) / self._ratio(nodes) - 0.5
 
-    def sample(self, features: Tensor, points: Tensor) -> Tensor:
-        """Bilinear features at pixel positions; positions outside the grid take its border.
-
-        Args:
-            features: [T, C, rows, cols]; half precision is read as float32.
-            points: (x, y) px, float32 [T, ..., 2]. A T of 1 on either side serves all.
-
-        Returns:
-            [T, ..., C], differentiable in both.
-        """
-        frames = max(len(features), len(points))
-        between = points.shape[1:-1]
-        # grid_sample wants one type; half precision cannot hold positions to a fraction of a pixel.
-        features = features.to(points.dtype).expand(frames, -1, -1, -1)
-        last = points.new_tensor([max(self.cols - 1, 1), max(self.rows - 1, 1)])
-        where = 2 * self.to_grid(points) / last - 1
-        where = where.reshape(len(points), 1, -1, 2).expand(frames, -1, -1, -1)
-        found = F.grid_sample(features, where, padding_mode="border", align_corners=True)
-        return found[:, :, 0].transpose(1, 2).reshape(frames, *between, -1)
+    def _ratio(self, like: Tensor) -> Tensor:
+        """(x, y) px of the picture for a px of the image: the scale, rounded to whole pictures."""
+        height, width = self.picture_size
+        return like.new_tensor([width / self.width, height / self.height])
 
     def centres(self, device: torch.device | str = "cpu") -> Tensor:
         """(x, y) px of every token's centre, float32 [rows, cols, 2]."""

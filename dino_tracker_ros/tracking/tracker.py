@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,8 @@ class _Observed:
 
     stamp: int
     image: Tensor  # uint8 [3, H, W], working size
-    features: Tensor  # [C, rows, cols]
+    features: Tensor  # [C, rows, cols], found and refined
+    placing: Tensor | None  # [C', rows', cols'], of unit length, frozen
     encoded: Any  # what the flow estimator needs
     mask: Tensor | None  # bool [rows * cols]
     flow_from_previous: FlowPair | None
@@ -99,10 +100,7 @@ class DinoTracker:
         """Drops all frames and what the model has learnt."""
         self._frames: list[_Observed] = []
         self._size: WorkingSize | None = None
-        blocks = len(self._backbone.blocks)
-        self._model = TrackerModel(
-            self._backbone.channels * blocks, self.settings, self._fit_precision, blocks
-        )
+        self._model = TrackerModel(self._backbone.channels, self.settings, self._fit_precision)
         self._model.to(self.device).eval()
         self._fitted = False
         self._refined: RefinedClip | None = None
@@ -143,7 +141,7 @@ class DinoTracker:
         picture = np.ascontiguousarray(size.resize(frame.image).transpose(2, 0, 1))
         image = torch.from_numpy(picture).to(self.device)
         with self._stage("features"):
-            features = combined(self._backbone.features(image[None]))
+            features, placing = self._features(frame, image, size)
         with self._stage("flow"):
             (encoded,) = self._flow.encode(image[None])
             before = self._frames[-1].encoded if self._frames else None
@@ -152,7 +150,8 @@ class DinoTracker:
             _Observed(
                 stamp=frame.stamp,
                 image=image,
-                features=features[0],
+                features=features,
+                placing=placing,
                 encoded=encoded,
                 mask=self._token_mask(frame, size),
                 flow_from_previous=flow,
@@ -160,6 +159,21 @@ class DinoTracker:
         )
         self._size = size
         self._refined = None
+
+    def _features(
+        self, frame: Frame, image: Tensor, size: WorkingSize
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens [C, rows, cols] that find points, and [C', rows', cols'] that place them."""
+        maps = self._backbone.features(image[None])
+        if not self.settings.hypotheses.enabled:
+            return maps[0][0], None
+        height, width = self._placing_grid(size).picture_size
+        if (height, width) == (size.height, size.width):
+            return maps[0][0], combined(maps)[0]
+        large = replace(size, width=width, height=height).resize(frame.image)
+        picture = torch.from_numpy(np.ascontiguousarray(large.transpose(2, 0, 1)))
+        placing = combined(self._backbone.features(picture[None].to(self.device)))
+        return maps[0][0], placing[0]
 
     def forget(self, frames: int) -> None:
         """Drops the oldest frames; what the model has learnt is kept.
@@ -278,6 +292,8 @@ class DinoTracker:
                 features,
                 self._grid(),
                 self._flows(),
+                self._stacked_placing(),
+                self._placing_grid(self._working_size()),
                 self.settings.optimizer.frames,
             )
         return self._refined
@@ -286,13 +302,11 @@ class DinoTracker:
         """What the losses learn from, in one piece."""
         settings, grid = self.settings, self._grid()
         images, features = self._stacked()
-        units = unit_length(features, dim=1, blocks=self._model.head.blocks)
+        units = unit_length(features, dim=1)
         with self._stage("trajectories"):
             trajectories = self._trajectories()
         with self._stage("best_buddies"):
-            pairs = choose_pairs(
-                len(images), settings.best_buddies.pairs, settings.optimizer.seed
-            )
+            pairs = choose_pairs(len(images), settings.best_buddies.pairs, settings.optimizer.seed)
             buddies = find_best_buddies(units, grid, pairs, trajectories, settings.best_buddies)
             foreground = self._foreground(units)
         start = trajectories.points[
@@ -358,13 +372,25 @@ class DinoTracker:
         return there, back
 
     def _grid(self) -> TokenGrid:
+        size = self._working_size()
+        return self._backbone.grid(size.height, size.width)
+
+    def _placing_grid(self, size: WorkingSize) -> TokenGrid:
+        grid = self._backbone.grid(size.height, size.width)
+        return replace(grid, scale=self.settings.backbone.placing_scale)
+
+    def _working_size(self) -> WorkingSize:
         if self._size is None:
             raise ClipError("the clip is empty: observe frames first")
-        return self._backbone.grid(self._size.height, self._size.width)
+        return self._size
 
     def _stacked(self) -> tuple[Tensor, Tensor]:
         images = torch.stack([frame.image for frame in self._frames])
         return images, torch.stack([frame.features for frame in self._frames])
+
+    def _stacked_placing(self) -> Tensor | None:
+        maps = [frame.placing for frame in self._frames if frame.placing is not None]
+        return torch.stack(maps) if maps else None
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -383,19 +409,19 @@ class DinoTracker:
 
 
 def combined(maps: Sequence[Tensor]) -> Tensor:
-    """The tokens of one block as they are, or of several side by side with equal weight.
+    """Tokens of several blocks side by side, so that a product of two is the mean cosine.
 
     Args:
         maps: each [T, C, rows, cols].
 
     Returns:
-        [T, C * len(maps), rows, cols]; several are scaled to a mean square of 1 a channel.
+        [T, C * len(maps), rows, cols], of unit length.
     """
-    if len(maps) == 1:
-        return maps[0]
-    return torch.cat([unit_length(m, dim=1) * m.shape[1] ** 0.5 for m in maps], dim=1)
+    return unit_length(torch.cat([unit_length(m, dim=1) for m in maps], dim=1), dim=1)
 
 
 def _blocks(settings: Settings) -> tuple[int, ...]:
     chosen = settings.backbone
-    return (chosen.block, chosen.second_block) if chosen.second_block else (chosen.block,)
+    if settings.hypotheses.enabled and chosen.placing_block:
+        return (chosen.block, chosen.placing_block)
+    return (chosen.block,)

@@ -1,0 +1,218 @@
+"""What features say of places, where the right answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from known_scene import KnownBackbone
+from torch import Tensor
+
+from dino_tracker_ros.tracking.evidence import Evidence, FeatureMaps
+from dino_tracker_ros.tracking.hypotheses import NEVER
+from dino_tracker_ros.tracking.settings import HypothesesSettings
+from dino_tracker_ros.tracking.token_grid import TokenGrid
+
+HEIGHT, WIDTH = 98, 140
+MOTION = [[0.0, 0.0], [9.0, 5.0], [-6.0, 13.0]]
+OPTIONS = HypothesesSettings(
+    candidates=5, match_error=0.5, temperature=0.02, way_back=0.5, most_price=1e3
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def scene_maps(scale: float = 1.0, stride: int = 14) -> FeatureMaps:
+    """Both maps of a scene whose features tell places apart."""
+    backbone = KnownBackbone(MOTION, stride)
+    finding = TokenGrid(HEIGHT, WIDTH, 14, stride)
+    placing = TokenGrid(HEIGHT, WIDTH, 14, stride, scale)
+
+    def features(grid: TokenGrid) -> Tensor:
+        maps = [backbone.at(t, grid.centres().reshape(-1, 2)).T for t in range(len(MOTION))]
+        return torch.stack(maps)
+
+    return FeatureMaps(features(finding), finding, features(placing), placing)
+
+
+def scene_queries() -> Tensor:
+    y, x = torch.meshgrid(torch.arange(25.0, 75, 11), torch.arange(25.0, 120, 13), indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], dim=-1)
+
+
+def evidence_of(maps: FeatureMaps, frames: Tensor, points: Tensor) -> Evidence:
+    return Evidence(maps, frames, points, OPTIONS)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("stride", [14, 7])
+def test_a_candidate_is_at_the_true_place_and_costs_nothing(scale: float, stride: int) -> None:
+    maps, queries = scene_maps(scale, stride), scene_queries()
+    evidence = evidence_of(maps, torch.zeros(len(queries)).long(), queries)
+    for t, motion in enumerate(MOTION):
+        truth = queries + torch.tensor(motion)
+        found = evidence.candidates(t)
+        error = (found.points - truth[:, None]).norm(dim=-1)
+        nearest = error.argmin(dim=1)
+        rows = torch.arange(len(queries))
+        # Half a diagonal of the placing tokens at worst; a soft maximum does better.
+        assert error[rows, nearest].max() < 0.71 * maps.placing_grid.spacing
+        assert error[rows, nearest].median() < 0.4 * maps.placing_grid.spacing
+        # The cheapest one is there too.
+        cheapest = error[rows, found.price.argmin(dim=1)]
+        assert (cheapest < 0.71 * maps.placing_grid.spacing).float().mean() > 0.9
+        assert found.price.min(dim=1).values.median() < 0.5
+        there = evidence.price(t, truth[:, None])[:, 0]
+        away = evidence.price(t, truth[:, None] + torch.tensor([25.0, 0.0]))[:, 0]
+        assert there.median() < 0.5
+        assert (away > there + 3).all()
+        assert (found.variance == (0.5 * maps.placing_grid.spacing) ** 2).all()
+        assert not found.sure.any()
+
+
+def test_candidates_cost_what_they_are_asked_for() -> None:
+    """A candidate's price is the price of its place."""
+    maps, queries = scene_maps(1.5), scene_queries()
+    evidence = evidence_of(maps, torch.zeros(len(queries)).long(), queries)
+    found = evidence.candidates(1)
+    real = found.price < NEVER
+    torch.testing.assert_close(evidence.price(1, found.points)[real], found.price[real])
+
+
+# ---- tokens of nothing in common: prices by hand ----
+
+GRID = TokenGrid(70, 98)
+TRUE, TWIN = 2 * GRID.cols + 1, 3 * GRID.cols + 5
+
+
+def plain_maps(frames: int = 2) -> Tensor:
+    """Every token unlike all others, the same in every frame."""
+    return torch.eye(GRID.rows * GRID.cols).repeat(frames, 1, 1)
+
+
+def at_token(token: int) -> Tensor:
+    return GRID.centres().reshape(-1, 2)[token]
+
+
+def asked(
+    maps: Tensor, settings: HypothesesSettings = OPTIONS, home: int = 0
+) -> dict[int, float]:
+    """Prices in frame 1 of the tokens that look like token TRUE of frame `home`."""
+    query = at_token(TRUE)[None]
+    features = FeatureMaps(maps, GRID, maps, GRID)
+    found = Evidence(features, torch.tensor([home]), query, settings).candidates(1)
+    centres = GRID.centres().reshape(-1, 2)
+    prices = {}
+    for point, price in zip(found.points[0], found.price[0].tolist()):
+        distance = (centres - point).norm(dim=-1)
+        if distance.min() < 0.01:
+            prices[int(distance.argmin())] = price
+    return prices
+
+
+def leaning(maps: Tensor, frame: int, token: int, share: float) -> None:
+    """Makes a token's cosine with token TRUE `share`."""
+    own = maps[frame, :, token].clone()
+    like = torch.zeros_like(own)
+    like[TRUE] = 1.0
+    maps[frame, :, token] = share * like + (1 - share**2) ** 0.5 * own
+
+
+def test_the_second_best_costs_the_cosine_it_lacks() -> None:
+    maps = plain_maps()
+    leaning(maps, 1, TWIN, 0.8)
+    prices = asked(maps, HypothesesSettings(temperature=0.02, way_back=0.0, most_price=1e3))
+    assert prices[TRUE] == pytest.approx(0, abs=1e-3)
+    assert prices[TWIN] == pytest.approx(0.2 / 0.02, rel=1e-3)
+    cut = asked(maps, HypothesesSettings(temperature=0.02, way_back=0.0, most_price=4.0))
+    assert cut[TWIN] == 4.0
+
+
+def test_a_place_that_another_point_of_the_query_frame_fits_better_is_dear() -> None:
+    """The twin is seen in both frames: in the query's frame it is not where the query is."""
+    maps = plain_maps()
+    leaning(maps, 0, TWIN, 0.8)
+    leaning(maps, 1, TWIN, 0.8)
+    prices = asked(maps)
+    assert prices[TRUE] == pytest.approx(0, abs=1e-3)
+    assert prices[TWIN] == pytest.approx(0.2 / 0.02 + 0.5 * 0.2 / 0.02, rel=1e-3)
+    # What counts is the query's own frame, whichever it is.
+    assert asked(torch.cat([plain_maps(1), maps[1:], maps[:1]]), home=2) == prices
+    # A twin that the query's frame does not have pays only for its own lack.
+    maps = plain_maps()
+    leaning(maps, 1, TWIN, 0.9)
+    assert asked(maps)[TWIN] == pytest.approx(0.1 / 0.02, rel=1e-3)
+
+
+def test_a_point_behind_something_loses_nothing() -> None:
+    """Where even the best match is bad it is not dear: the way back alone speaks against it."""
+    maps = plain_maps()
+    maps[1] = maps[1].roll(7, dims=0)  # every token is at another place
+    maps[1, :, (TRUE + 20) % maps.shape[2]] = maps[1, :, 0]
+    prices = asked(maps, HypothesesSettings(way_back=0.0))
+    assert min(prices.values()) == 0.0
+
+
+def test_there_may_be_fewer_matches_than_are_asked_for() -> None:
+    maps, query = plain_maps(), at_token(TRUE)[None]
+    # One hill in the whole map.
+    centres = GRID.centres().reshape(-1, 2)
+    hill = (-(centres - at_token(TRUE)).square().sum(dim=-1) / 4e3).exp()
+    maps[1] = 0.0
+    maps[1, TRUE], maps[1, 0] = hill, (1 - hill.square()).sqrt()
+    features = FeatureMaps(maps, GRID, maps, GRID)
+    found = Evidence(features, torch.tensor([0]), query, OPTIONS).candidates(1)
+    assert found.price.shape == (1, 5)
+    assert (found.price < NEVER).sum() == 1
+    assert found.points.isfinite().all()
+
+
+def test_a_map_of_four_equal_tokens_is_survived() -> None:
+    tiny = TokenGrid(1, 1)
+    alike = torch.ones(2, 3, tiny.rows * tiny.cols) / 3**0.5
+    features = FeatureMaps(alike, tiny, alike, tiny)
+    found = Evidence(features, torch.tensor([0]), torch.zeros(1, 2), OPTIONS).candidates(1)
+    assert found.price.tolist() == [[pytest.approx(0, abs=1e-3)] * 4]
+    assert found.points.isfinite().all()
+
+
+# ---- the border, and several queries ----
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_points_on_the_border_are_found_there(scale: float) -> None:
+    maps = scene_maps(scale)
+    xs, ys = [-0.5, 0.0, 70.0, WIDTH - 1.0], [-0.5, 0.0, 40.0, HEIGHT - 1.0]
+    queries = torch.tensor([[x, y] for x in xs for y in ys])
+    evidence = evidence_of(maps, torch.zeros(len(queries)).long(), queries)
+    found = evidence.candidates(0)
+    error = (found.points - queries[:, None]).norm(dim=-1).min(dim=1).values
+    assert error.max() < 0.71 * maps.placing_grid.spacing
+    assert evidence.price(0, queries[:, None]).max() < 3
+    # Nothing is seen far outside the picture.
+    outermost = maps.placing_grid.centres().reshape(-1, 2).amax(dim=0)
+    assert (found.points >= -0.5 - 1e-3).all() and (found.points <= outermost + 1e-3).all()
+
+
+def test_queries_of_several_frames_are_judged_together_as_alone() -> None:
+    maps, queries = scene_maps(1.5), scene_queries()[:9]
+    frames = torch.tensor([0, 1, 2, 2, 1, 0, 0, 2, 1])
+    queries = queries + torch.tensor(MOTION)[frames]
+    together = evidence_of(maps, frames, queries)
+    whole = together.candidates(1)
+    places = queries[:, None] + torch.tensor([[0.0, 0.0], [8.0, -5.0]])
+    prices = together.price(1, places)
+    for n in range(len(queries)):
+        alone = evidence_of(maps, frames[n : n + 1], queries[n : n + 1])
+        found = alone.candidates(1)
+        torch.testing.assert_close(found.points, whole.points[n : n + 1])
+        torch.testing.assert_close(found.price, whole.price[n : n + 1], atol=1e-3, rtol=1e-3)
+        price = alone.price(1, places[n : n + 1])
+        torch.testing.assert_close(price, prices[n : n + 1], atol=1e-3, rtol=1e-3)
