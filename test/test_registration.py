@@ -252,14 +252,15 @@ def test_a_smaller_picture_keeps_its_places(longest: int) -> None:
 
 def test_of_two_registrations_the_better_one_counts() -> None:
     a = Registration(
-        torch.zeros(1, 4, 2), torch.tensor([[0.9, 0.9, 0.9, 0.2]]),
+        torch.zeros(1, 4, 2), torch.zeros(1, 4, 2, 2), torch.tensor([[0.9, 0.9, 0.9, 0.2]]),
         torch.tensor([[True, True, False, False]]),
     )  # fmt: skip
     b = Registration(
-        torch.ones(1, 4, 2), torch.tensor([[0.95, 0.5, 0.86, 0.9]]),
+        torch.ones(1, 4, 2), torch.ones(1, 4, 2, 2), torch.tensor([[0.95, 0.5, 0.86, 0.9]]),
         torch.tensor([[True, True, True, False]]),
     )  # fmt: skip
     both = a.merged(b)
     assert both.points[0, :, 0].tolist() == [1, 0, 1, 0]
+    assert both.affine[0, :, 0, 1].tolist() == [1, 0, 1, 0]
     assert both.likeness[0].tolist() == pytest.approx([0.95, 0.9, 0.86, 0.2])
     assert both.found[0].tolist() == [True, True, True, False]

@@ -38,11 +38,13 @@ class Registration:
     Attributes:
         points: float32 [N, T, 2], (x, y) px of the finest level; the start where nothing was
             found.
+        affine: float32 [N, T, 2, 2], how the patch is deformed; the start where nothing was found.
         likeness: float32 [N, T], normalised cross-correlation with the template, -1..1.
         found: bool [N, T].
     """
 
     points: Tensor
+    affine: Tensor
     likeness: Tensor
     found: Tensor
 
@@ -51,6 +53,7 @@ class Registration:
         better = other.found & (~self.found | (other.likeness > self.likeness))
         return Registration(
             torch.where(better[..., None], other.points, self.points),
+            torch.where(better[..., None, None], other.affine, self.affine),
             torch.where(better, other.likeness, self.likeness),
             self.found | other.found,
         )
@@ -152,7 +155,7 @@ def register(
         settings: what is accepted.
     """
     rows, frames = torch.nonzero(wanted, as_tuple=True)
-    points, found = start.clone(), torch.zeros_like(wanted)
+    points, warps, found = start.clone(), affine.clone(), torch.zeros_like(wanted)
     likeness = start.new_zeros(wanted.shape)
     for row, frame in zip(rows.split(BATCH), frames.split(BATCH), strict=True):
         place, warp = start[row, frame], affine[row, frame]
@@ -171,9 +174,10 @@ def register(
             & (templates[0].contrast[row, 0] > FLAT)
         )
         points[row, frame] = torch.where(good[:, None], place, start[row, frame])
+        warps[row, frame] = torch.where(good[:, None, None], warp, affine[row, frame])
         likeness[row, frame] = alike.nan_to_num(0.0)
         found[row, frame] = good
-    return Registration(points, likeness, found)
+    return Registration(points, warps, likeness, found)
 
 
 def _halved(picture: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from dino_tracker_ros.tracking.registration import (
     COARSEST,
     Pyramid,
     Registration,
+    Template,
     build_templates,
     register,
 )
@@ -57,17 +58,15 @@ def look(
     templates = build_templates(pyramid, query_frame, queries, settings.radius)
     # Half a patch still fits where the whole one reaches over an edge.
     halved = build_templates(pyramid, query_frame, queries, max(2, settings.radius // 2))
-    upright = torch.eye(2, device=points.device).expand(*points.shape[:2], 2, 2)
-    everywhere = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
     reach = settings.reach
-    seen = register(pyramid, templates, start, upright, everywhere, COARSEST, reach, settings)
+    seen = _seen_along(pyramid, templates, query_frame, start, settings)
     if before is not None:
         seen = seen.merged(before.registration)
     rows = torch.arange(len(queries), device=queries.device)
     seen.points[rows, query_frame] = queries
     seen.found[rows, query_frame] = True
     seen.likeness[rows, query_frame] = 1.0
-    expected = torch.zeros_like(everywhere)
+    expected = torch.zeros_like(seen.found)
     for _ in range(CONSENSUS_ROUNDS):
         likely, other = expect_from_neighbours(query_frame, queries, seen.points, seen.found)
         expected = likely.agreed
@@ -79,6 +78,33 @@ def look(
             missed = wanted & ~seen.found
             seen = seen.merged(register(pyramid, halved, at, warp, missed, 0, reach / 4, settings))
     return Sightings(seen, expected)
+
+
+def _seen_along(
+    pyramid: Pyramid,
+    templates: Sequence[Template],
+    query_frame: Tensor,
+    start: Tensor,
+    settings: RegistrationSettings,
+) -> Registration:
+    """Patches registered from `start` [N, T, 2], forward and backward from their queries: each
+    begins as deformed as it was seen last, so that it may turn and grow over time."""
+    count, frames = start.shape[:2]
+    upright = torch.eye(2, device=start.device).expand(count, frames, 2, 2)
+    nowhere = torch.zeros(count, frames, dtype=torch.bool, device=start.device)
+    seen = Registration(start, upright, start.new_zeros(count, frames), nowhere)
+    for order in (range(frames), range(frames - 1, -1, -1)):
+        last = upright[:, 0]
+        for t in order:
+            wanted = nowhere.clone()
+            wanted[:, t] = (query_frame < t) if order.step > 0 else (query_frame > t)
+            warp = last[:, None].expand(-1, frames, -1, -1)
+            one = register(
+                pyramid, templates, start, warp, wanted, COARSEST, settings.reach, settings
+            )
+            seen = seen.merged(one)
+            last = torch.where(one.found[:, t, None, None], one.affine[:, t], last)
+    return seen
 
 
 def with_sightings(
