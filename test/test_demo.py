@@ -219,6 +219,8 @@ def start_demo(tmp_path: Path, script: Path, *arguments: str) -> subprocess.Pope
     return subprocess.Popen(
         [*command, "--out", str(tmp_path / "out"), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        # A shell's background job ignores Ctrl-C, and so would everything it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
