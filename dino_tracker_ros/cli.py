@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -303,11 +304,16 @@ def _clip_rows(
                 f"chained {settings.flow.method}",
                 lambda: baselines.track_chained_flow(frames, queries, settings, frames_done),
             ),
-            (
-                "raw DINOv2",
-                lambda: baselines.track_raw_dino(frames, queries, settings, frames_done),
-            ),
         ]
+        for block in filter(None, (settings.backbone.block, settings.backbone.placing_block)):
+            methods.append(
+                (
+                    f"raw DINOv2, block {block}",
+                    partial(
+                        baselines.track_raw_dino, frames, queries, settings, frames_done, block
+                    ),
+                )
+            )
     for seed in options.seeds or [settings.optimizer.seed]:
         seeded = with_values(settings, {"optimizer.seed": seed})
         name = f"DINO-Tracker, seed {seed}" if options.seeds else "DINO-Tracker"

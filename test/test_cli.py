@@ -238,7 +238,7 @@ def test_raw_dino_finds_a_shifted_photograph(weights_cache, photo):
     crops = [np.ascontiguousarray(photo[100:324, 100 + s : 338 + s]) for s in (0, 14, 28)]
     frames = [Frame(crop, t) for t, crop in enumerate(crops)]
     queries = np.array([[0, 150, 100], [2, 60, 150], [1, 120, 60]], np.float32)
-    tracks = baselines.track_raw_dino(frames, queries, settings)
+    tracks = baselines.track_raw_dino(frames, queries, settings, block=8)
     expected = queries[:, 1:2] - 14 * (np.arange(3) - queries[:, :1])
     error = np.hypot(tracks.points[..., 0] - expected, tracks.points[..., 1] - queries[:, 2:])
     assert np.median(error) < 7
@@ -444,12 +444,12 @@ def test_evaluate_scores_every_method(capsys, fake, monkeypatch, labelled_clip, 
     )  # fmt: skip
     assert code == 0
     lines = [line.split("  ") for line in out.splitlines()]
-    assert len(lines) == 1 + 3 * 6  # two clips and their mean, four baselines and two seeds
+    assert len(lines) == 1 + 3 * 7  # two clips and their mean, five baselines and two seeds
     result = json.loads((tmp_path / "e.json").read_text())
     assert result["settings"]["optimizer.iterations"] == preset("cpu").optimizer.iterations
     by_method = {row["method"]: row["scores"] for row in result["rows"] if row["clip"] == "shift"}
     assert set(by_method) == {
-        "no motion", "Lucas-Kanade", "chained dis", "raw DINOv2",
+        "no motion", "Lucas-Kanade", "chained dis", "raw DINOv2, block 12", "raw DINOv2, block 8",
         "DINO-Tracker, seed 3", "DINO-Tracker, seed 4",
     }  # fmt: skip
     ours = by_method["DINO-Tracker, seed 3"]

@@ -20,7 +20,6 @@ from dino_tracker_ros.tracking.flow import load_flow
 from dino_tracker_ros.tracking.matching import sample_tokens, unit_length
 from dino_tracker_ros.tracking.settings import Settings
 from dino_tracker_ros.tracking.token_grid import TokenGrid
-from dino_tracker_ros.tracking.tracker import combined
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.tracking.trajectories import follow
 from dino_tracker_ros.tracking.weights import WeightsCache
@@ -122,12 +121,16 @@ def track_raw_dino(
     queries: NDArray[np.float32],
     settings: Settings,
     progress: Progress | None = None,
+    block: int = 0,
 ) -> Tracks:
-    """The nearest token by the tracker's frozen features, averaged over its neighbours.
+    """The nearest token of one block, averaged over its neighbours.
 
     Tumanyan et al. 2024, tab. 1, "DINOv2": no optimization. The position is the mean of token
     centres within head.radius of the most similar one, weighted by a softmax of the cosine. A
     point is occluded where that cosine is below inference.visible_cosine.
+
+    Args:
+        block: whose tokens are matched; 0 takes backbone.block.
 
     Raises:
         WeightsError: the backbone's weights cannot be had.
@@ -139,7 +142,7 @@ def track_raw_dino(
         chosen.model,
         cache=WeightsCache(),
         weights=chosen.weights,
-        blocks=[block for block in (chosen.block, chosen.placing_block) if block],
+        blocks=[block or chosen.block],
         stride=chosen.stride,
         final_norm=chosen.final_norm,
         precision=find_precision(settings.precision, device),
@@ -148,7 +151,7 @@ def track_raw_dino(
     grid = backbone.grid(size.height, size.width)
     maps = []
     for number, frame in enumerate(frames, start=1):
-        maps.append(combined(backbone.features(_as_tensor(frame, size))))
+        maps.append(backbone.features(_as_tensor(frame, size))[0])
         if progress is not None:
             progress(number, len(frames))
     tokens = torch.cat(maps).flatten(2)

@@ -18,6 +18,8 @@ from dino_tracker_ros.tracking.matching import sample_tokens, unit_length
 from dino_tracker_ros.tracking.settings import HypothesesSettings
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 
+FINDING_SHARE = 0.75
+"""Of the finding map in what a place is like; the rest is the placing map's."""
 PEAK_TEMPERATURE = 0.05
 """Of the softmax over the 3x3 tokens around a peak that gives its position."""
 BACK_TOKENS = 2048
@@ -108,7 +110,8 @@ class Evidence:
         found = _at(maps.finding[frame], points, maps.finding_grid)
         placed = _at(maps.placing[frame], points, maps.placing_grid)
         finding = (found * self._find[:, None]).sum(dim=-1)
-        return 0.75 * finding + 0.25 * (placed * self._place[:, None]).sum(dim=-1)
+        placing = (placed * self._place[:, None]).sum(dim=-1)
+        return FINDING_SHARE * finding + (1 - FINDING_SHARE) * placing
 
     def _way_back(self, frame: int, points: Tensor) -> Tensor:
         """How much better some token of the query's frame fits than the query does, [N, M]."""
