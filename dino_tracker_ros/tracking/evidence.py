@@ -81,12 +81,11 @@ class Evidence:
         similarity = self._find @ maps.finding[frame]
         best, peaks = _peaks(similarity, maps.finding_grid, settings.candidates)
         points = self._placed(frame, peaks)
-        likeness = self._likeness(frame, points)
+        finding = _at(maps.finding[frame], points, maps.finding_grid)
+        likeness = self._likeness(frame, points, finding)
         self._best[frame] = likeness.max(dim=1).values
         error = settings.match_error * maps.placing_grid.spacing
-        price = self._price(frame, likeness)
-        price = price + settings.way_back * self._way_back(frame, points)
-        price = price.clamp(max=settings.most_price)
+        price = self._price(frame, likeness, finding)
         return Candidates(
             points,
             torch.full_like(price, error**2),
@@ -96,36 +95,36 @@ class Evidence:
 
     def price(self, frame: int, points: Tensor) -> Tensor:
         """What speaks against points [N, M, 2] of a frame, [N, M]: 0 for the best match there."""
-        price = self._price(frame, self._likeness(frame, points))
-        price = price + self._settings.way_back * self._way_back(frame, points)
-        return price.clamp(max=self._settings.most_price)
+        finding = _at(self._maps.finding[frame], points, self._maps.finding_grid)
+        return self._price(frame, self._likeness(frame, points, finding), finding)
 
-    def _price(self, frame: int, likeness: Tensor) -> Tensor:
-        lost = self._best[frame][:, None] - likeness
-        return (lost / self._settings.temperature).clamp(min=0)
+    def _price(self, frame: int, likeness: Tensor, finding: Tensor) -> Tensor:
+        """What speaks against places of this likeness [N, M] and finding features [N, M, C]."""
+        settings = self._settings
+        lost = (self._best[frame][:, None] - likeness).clamp(min=0)
+        price = (lost + settings.way_back * self._way_back(finding)) / settings.temperature
+        return price.clamp(max=settings.most_price)
 
-    def _likeness(self, frame: int, points: Tensor) -> Tensor:
-        """Mean of both maps' cosines at points [N, M, 2], [N, M]."""
-        maps = self._maps
-        found = _at(maps.finding[frame], points, maps.finding_grid)
-        placed = _at(maps.placing[frame], points, maps.placing_grid)
-        finding = (found * self._find[:, None]).sum(dim=-1)
-        placing = (placed * self._place[:, None]).sum(dim=-1)
-        return FINDING_SHARE * finding + (1 - FINDING_SHARE) * placing
+    def _likeness(self, frame: int, points: Tensor, finding: Tensor) -> Tensor:
+        """Weighted mean of both maps' cosines at points [N, M, 2], [N, M]."""
+        placing = _at(self._maps.placing[frame], points, self._maps.placing_grid)
+        found = (finding * self._find[:, None]).sum(dim=-1)
+        placed = (placing * self._place[:, None]).sum(dim=-1)
+        return FINDING_SHARE * found + (1 - FINDING_SHARE) * placed
 
-    def _way_back(self, frame: int, points: Tensor) -> Tensor:
-        """How much better some token of the query's frame fits than the query does, [N, M]."""
+    def _way_back(self, finding: Tensor) -> Tensor:
+        """Cosine by which some token of the query's frame fits features [N, M, C] better than the
+        query does, [N, M]."""
         maps, grid = self._maps, self._maps.finding_grid
-        found = _at(maps.finding[frame], points, grid)
-        own = (found * self._find[:, None]).sum(dim=-1)
+        own = (finding * self._find[:, None]).sum(dim=-1)
         best = torch.full_like(own, -1.0)
         step = max(1, round((grid.rows * grid.cols / BACK_TOKENS) ** 0.5))
         for home in self._frame.unique().tolist():
             members = self._frame == home
             there = maps.finding[home].view(-1, grid.rows, grid.cols)
             there = there[:, ::step, ::step].flatten(1)
-            best[members] = (found[members] @ there).amax(dim=-1)
-        return ((best - own) / self._settings.temperature).clamp(min=0)
+            best[members] = (finding[members] @ there).amax(dim=-1)
+        return (best - own).clamp(min=0)
 
     def _placed(self, frame: int, peaks: Tensor) -> Tensor:
         """Peaks of the finding map, tokens [N, K], as positions on the placing map [N, K, 2]."""

@@ -79,7 +79,7 @@ def refine_clip(
         images: uint8 [T, 3, H, W].
         features: frozen, [T, C, rows, cols].
         flows: between neighbouring frames.
-        placing: frozen features that place points, [T, C', rows', cols'].
+        placing: frozen features of unit length that place points, [T, C', rows', cols'].
         placing_grid: where those lie.
         batch: frames at once.
     """
@@ -88,7 +88,7 @@ def refine_clip(
         for k in range(0, len(images), batch)
     ]
     tokens = torch.cat(parts)
-    places = None if placing is None else unit_length(placing.flatten(2), dim=1)
+    places = None if placing is None else placing.flatten(2)
     return RefinedClip(
         images, tokens, unit_length(tokens, dim=1), grid, model.head, flows, places, placing_grid
     )

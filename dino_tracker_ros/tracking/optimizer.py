@@ -233,10 +233,7 @@ def _flow_contrast(
     groups, count = sample.source.shape
     found = sample_tokens(tokens, sample.source.reshape(-1), sample.points.reshape(-1, 2), grid)
     queries = unit_length(found, dim=1).view(groups, count, -1)
-    node = grid.to_grid(sample.target).round().long()
-    positive = node[..., 1].clamp(0, grid.rows - 1) * grid.cols + node[..., 0].clamp(
-        0, grid.cols - 1
-    )
+    positive = grid.nearest(sample.target)
     total = losses.contrastive_loss(queries, units, positive, sample.weight, temperature)
     return total / sample.weight.sum().clamp(min=1e-8)
 

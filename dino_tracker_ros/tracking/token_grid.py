@@ -93,6 +93,12 @@ class TokenGrid:
         height, width = self.picture_size
         return like.new_tensor([width / self.width, height / self.height])
 
+    def nearest(self, points: Tensor) -> Tensor:
+        """The token nearest to each pixel position (x, y) [..., 2], row * cols + column, int64."""
+        node = self.to_grid(points).round().long()
+        row, column = node[..., 1].clamp(0, self.rows - 1), node[..., 0].clamp(0, self.cols - 1)
+        return row * self.cols + column
+
     def centres(self, device: torch.device | str = "cpu") -> Tensor:
         """(x, y) px of every token's centre, float32 [rows, cols, 2]."""
         rows = torch.arange(self.rows, dtype=torch.float32, device=device)

@@ -312,14 +312,12 @@ class DinoTracker:
         start = trajectories.points[
             torch.arange(len(trajectories.start), device=self.device), trajectories.start
         ]
-        node = grid.to_grid(start).round().long()
-        token = node[:, 1].clamp(0, grid.rows - 1) * grid.cols + node[:, 0].clamp(0, grid.cols - 1)
         return ClipData(
             images=images,
             features=features,
             grid=grid,
             trajectories=trajectories,
-            trajectory_foreground=foreground[trajectories.start, token],
+            trajectory_foreground=foreground[trajectories.start, grid.nearest(start)],
             buddies=index_by_pair(buddies, pairs, foreground),
             foreground=foreground,
         )
