@@ -1,7 +1,8 @@
-"""What several tests share: real weights, and real photographs under a free licence."""
+"""What several tests share: real weights, photographs under a free licence, one thread."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,3 +33,14 @@ def photo() -> NDArray[np.uint8]:
     data = pytest.importorskip("skimage.data", reason="the photograph comes with scikit-image")
     picture: NDArray[np.uint8] = data.astronaut()
     return picture
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small tensors are slower on several threads, and sums there need not repeat."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -28,12 +27,7 @@ SHIFT = torch.tensor([7.3, -4.6])
 SLOPE = torch.tensor([[1.08, -0.10], [0.06, 0.94]])
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def moved(points: Tensor, slope: Tensor = SLOPE) -> Tensor:
