@@ -11,30 +11,25 @@ import json
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_tracker_ros.tracking.errors import QueryError, SettingError, TrackerError
-from dino_tracker_ros.tracking.settings import (
-    PRESETS,
-    SettingInfo,
-    Settings,
-    describe,
-    preset,
-    with_values,
+from dino_tracker_ros import evaluate_command
+from dino_tracker_ros.setting_options import (
+    add_setting_options,
+    chosen_settings,
+    settings_help,
+    value_text,
 )
+from dino_tracker_ros.tracking.errors import QueryError, SettingError, TrackerError
+from dino_tracker_ros.tracking.settings import PRESETS, SettingInfo, describe, preset, with_values
 from dino_tracker_ros.visualization.progress import ProgressBars
 
 if TYPE_CHECKING:
-    from dino_tracker_ros.evaluation.ground_truth import LabelledClip
-    from dino_tracker_ros.evaluation.report import Row
     from dino_tracker_ros.tracking.tracks import Tracks
     from dino_tracker_ros.visualization.video import FolderFrames, VideoFrames
 
@@ -47,7 +42,10 @@ _NEEDED = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 2 for an expected error, 130 for Ctrl-C."""
+    """Runs the command and returns its exit code.
+
+    0; 1 where some of many inputs failed; 2 for an expected error; 130 for Ctrl-C.
+    """
     options = _parser().parse_args(arguments)
     # Decoders complain on their own about files that the errors below name.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -56,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
     )
     try:
-        options.run(options)
+        return options.run(options) or 0
     except TrackerError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
@@ -69,7 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return 0
 
 
 def _fail(message: str) -> int:
@@ -83,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_track(commands)
-    _add_evaluate(commands)
+    evaluate_command.add_command(commands)
     _add_weights(commands)
     _add_settings(commands)
     for command in commands.choices.values():
@@ -100,7 +97,7 @@ def _add_track(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="track points through a video or a folder of pictures",
         description="Tracks points through a video or a folder of pictures.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_settings_help(),
+        epilog=settings_help(),
     )
     command.add_argument("input", type=Path, metavar="VIDEO|FOLDER", help="what to track in")
     command.add_argument(
@@ -135,7 +132,7 @@ def _add_track(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="frames per second of a folder's pictures (default 30)",
     )  # fmt: skip
     command.add_argument("--overwrite", action="store_true", help="replace existing outputs")
-    _add_setting_options(command)
+    add_setting_options(command)
     command.set_defaults(run=_track)
 
 
@@ -146,7 +143,7 @@ def _track(options: argparse.Namespace) -> None:
     from dino_tracker_ros.visualization.output import check_output
     from dino_tracker_ros.visualization.video import open_frames
 
-    settings = _chosen_settings(options)
+    settings = chosen_settings(options)
     if options.grid_spacing is not None:
         settings = with_values(settings, {"queries.grid_spacing": options.grid_spacing})
     outputs = [path for path in (options.out, options.overlay, options.sheet) if path is not None]
@@ -230,108 +227,6 @@ def _read_csv(path: Path) -> NDArray[np.float32]:
     return np.array([[float(cell) for cell in row] for row in rows], np.float32)
 
 
-# evaluate ------------------------------------------------------------------------------------
-
-
-def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
-        "evaluate",
-        help="score the tracker on clips with known tracks",
-        description="Scores the tracker on clips with known tracks: folders with frames/, gt.npz "
-        "and sometimes masks/.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_settings_help(),
-    )
-    command.add_argument("clips", type=Path, nargs="+", metavar="CLIP", help="clip folder")
-    command.add_argument(
-        "--baselines", action="store_true",
-        help="also score no motion, Lucas-Kanade, chained flow and raw DINOv2 matching",
-    )  # fmt: skip
-    command.add_argument(
-        "--seeds", type=int, nargs="+", metavar="N", help="optimize once with each of these seeds"
-    )
-    command.add_argument(
-        "--mode", choices=("strided", "first"), default="strided",
-        help="frames that count: all but the query's (strided), or those after it",
-    )  # fmt: skip
-    command.add_argument("--json", type=Path, metavar="FILE.json", help="write the scores here too")
-    command.add_argument("--overwrite", action="store_true", help="replace an existing --json file")
-    _add_setting_options(command)
-    command.set_defaults(run=_evaluate)
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from dino_tracker_ros.evaluation.ground_truth import load_clip
-    from dino_tracker_ros.evaluation.report import format_table, mean_rows
-    from dino_tracker_ros.visualization.output import atomic_output, check_output
-
-    settings = _chosen_settings(options)
-    if options.json is not None:
-        check_output(options.json, options.overwrite)
-    clips = [load_clip(folder) for folder in options.clips]
-    rows: list[Row] = []
-    with ProgressBars() as bars:
-        for clip in clips:
-            rows += _clip_rows(clip, settings, options, bars)
-    if len(clips) > 1:
-        rows += mean_rows(rows)
-    print(format_table(rows))
-    if options.json is not None:
-        values = {info.name: info.value for info in describe(settings)}
-        text = json.dumps({"settings": values, "rows": [asdict(row) for row in rows]}, indent=1)
-        with atomic_output(options.json, options.overwrite) as temporary:
-            temporary.write_text(text + "\n")
-
-
-def _clip_rows(
-    clip: LabelledClip, settings: Settings, options: argparse.Namespace, bars: ProgressBars
-) -> list[Row]:
-    from dino_tracker_ros.evaluation import baselines
-    from dino_tracker_ros.evaluation.offline import track_frames
-    from dino_tracker_ros.evaluation.report import Row, score
-
-    frames, queries = clip.frames, clip.truth.queries
-    methods: list[tuple[str, Callable[[], Tracks]]] = []
-
-    def frames_done(done: int, total: int) -> None:
-        bars("frames", done, total)
-
-    if options.baselines:
-        methods = [
-            ("no motion", lambda: baselines.track_static(frames, queries)),
-            ("Lucas-Kanade", lambda: baselines.track_lucas_kanade(frames, queries)),
-            (
-                f"chained {settings.flow.method}",
-                lambda: baselines.track_chained_flow(frames, queries, settings, frames_done),
-            ),
-        ]
-        for block in filter(None, (settings.backbone.block, settings.backbone.placing_block)):
-            methods.append(
-                (
-                    f"raw DINOv2, block {block}",
-                    partial(
-                        baselines.track_raw_dino, frames, queries, settings, frames_done, block
-                    ),
-                )
-            )
-    for seed in options.seeds or [settings.optimizer.seed]:
-        seeded = with_values(settings, {"optimizer.seed": seed})
-        name = f"DINO-Tracker, seed {seed}" if options.seeds else "DINO-Tracker"
-
-        def run(seeded: Settings = seeded) -> Tracks:
-            return track_frames(frames, queries, seeded, bars)
-
-        methods.append((name, run))
-    rows = []
-    for name, method in methods:
-        bars.title = f"{clip.name}, {name}"
-        started = time.monotonic()
-        tracks = method()
-        seconds = time.monotonic() - started
-        rows.append(Row(clip.name, name, score(tracks, clip.truth, options.mode), seconds))
-    return rows
-
-
 # weights -------------------------------------------------------------------------------------
 
 
@@ -389,7 +284,7 @@ def _settings(options: argparse.Namespace) -> None:
     lines = [["setting", *by_preset, "unit", "allowed", "description"]]
     for row in rows:
         info = row[0]
-        values = [_value_text(each) for each in row]
+        values = [value_text(each) for each in row]
         lines.append([info.name, *values, info.unit, info.allowed, info.description])
     print(aligned(lines, left_columns=len(lines[0])))
 
@@ -406,54 +301,6 @@ def _setting_json(row: dict[str, SettingInfo]) -> dict[str, object]:
         "description": info.description,
         "presets": {name: each.value for name, each in row.items()},
     }
-
-
-def _add_setting_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--preset", choices=tuple(PRESETS), help="default: robot with a GPU, else cpu"
-    )
-    command.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", dest="values",
-        help="change a setting of the preset; may be repeated",
-    )  # fmt: skip
-
-
-def _chosen_settings(options: argparse.Namespace) -> Settings:
-    values = {}
-    for text in options.values:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise SettingError(f"--set {text}: write NAME=VALUE, such as optimizer.iterations=300")
-        values[name.strip()] = value
-    name = options.preset or _default_preset()
-    return with_values(preset(name), values)
-
-
-def _default_preset() -> str:
-    from dino_tracker_ros.tracking.device import find_device
-
-    return "cpu" if find_device("auto").type == "cpu" else "robot"
-
-
-def _settings_help() -> str:
-    """The settings of all presets, for --help."""
-    lines = ["settings for --set (values of the presets: " + ", ".join(PRESETS) + "):"]
-    for row in zip(*(describe(preset(name)) for name in PRESETS)):
-        info = row[0]
-        values = list(dict.fromkeys(_value_text(each) for each in row))
-        shown = values[0] if len(values) == 1 else ", ".join(_value_text(each) for each in row)
-        unit = f" {info.unit}" if info.unit else ""
-        lines.append(f"  {info.name} = {shown}{unit}  [{info.allowed}]")
-        lines.append(f"      {info.description}")
-    return "\n".join(lines)
-
-
-def _value_text(info: SettingInfo) -> str:
-    if isinstance(info.value, bool):
-        return str(info.value).lower()
-    if isinstance(info.value, float):
-        return f"{info.value:g}"
-    return str(info.value) if info.value != "" else "''"
 
 
 if __name__ == "__main__":
