@@ -25,8 +25,12 @@ class VideoError(TrackerError):
     """A video or a picture cannot be read or written."""
 
 
-class _LazyFrames(Sequence[Frame]):
-    """Frames that are decoded when they are asked for, so that length costs no memory."""
+class LazyFrames(Sequence[Frame]):
+    """Frames that are decoded when they are asked for, so that length costs no memory.
+
+    Who derives from it sets `stamps`, ns, one for each frame, and says in `_frame` how the frame
+    of an index 0 .. T-1 is read.
+    """
 
     stamps: tuple[int, ...]
 
@@ -48,7 +52,7 @@ class _LazyFrames(Sequence[Frame]):
         raise NotImplementedError
 
 
-class FolderFrames(_LazyFrames):
+class FolderFrames(LazyFrames):
     """The pictures of a folder, in the order of their names.
 
     Args:
@@ -78,7 +82,7 @@ class FolderFrames(_LazyFrames):
         return Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8), self.stamps[index])
 
 
-class VideoFrames(_LazyFrames):
+class VideoFrames(LazyFrames):
     """The frames of a video file, cheap to read in order.
 
     Stamps are the container's. Where it has none that increase, they follow from its rate.
