@@ -166,7 +166,8 @@ def load_results(folder: Path) -> tuple[list[ClipResult], list[Failure]]:
     """
     clips: list[ClipResult] = []
     failures: list[Failure] = []
-    for place in sorted((folder / "results").glob("[!.]*/")):
+    places = (folder / "results").glob("[!.]*")
+    for place in sorted(place for place in places if place.is_dir()):
         try:
             result = load_result(place)
         except ResultError as error:
