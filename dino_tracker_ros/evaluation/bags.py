@@ -1,88 +1,199 @@
-"""Images of a recorded bag: ROS 2 (sqlite3, MCAP) and ROS 1, read without ROS."""
+"""Images of a recorded bag: ROS 2 (sqlite3, MCAP) and ROS 1, raw and compressed."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_tracker_ros.evaluation.bag_reader import BagError, BagReader, RecordedMessage
+from dino_tracker_ros.evaluation.bag_types import COMPRESSED_IMAGE, IMAGE
 from dino_tracker_ros.ros.image_decoding import ImageError, decode, decode_compressed
 from dino_tracker_ros.tracking.clip import Frame
-from dino_tracker_ros.tracking.errors import TrackerError
+from dino_tracker_ros.visualization.video import LazyFrames
 
-RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
+LATE = 200_000_000
+"""An image whose stamp is further behind than this, ns, is not late: time jumped back. It is the
+default of the node's clip.jump_back."""
+_SKIP = 100  # messages that are read over rather than looked up
+
+_log = logging.getLogger(__name__)
 
 
-class BagError(TrackerError):
-    """A bag cannot be read, or has no such image topic."""
-
-
-def read_bag(path: Path, topic: str = "", count: int | None = None) -> list[Frame]:
-    """The images of one topic, in the order they were recorded.
+def read_bag(
+    path: Path,
+    topic: str = "",
+    count: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> BagFrames:
+    """The images of one topic, in the order they were recorded; see `BagFrames`.
 
     Args:
         path: folder of a ROS 2 bag, an .mcap or .db3 file, or a ROS 1 .bag file.
         topic: of sensor_msgs/Image or CompressedImage; empty takes the only one there is.
         count: how many images at most.
-
-    Returns:
-        Frames with strictly increasing stamps, those of the headers. An image that is not later
-        than the one before is left out.
+        start, end: images from `start` on and before `end`, s after the topic's first image.
 
     Raises:
-        BagError: no such bag or topic, several topics to choose from, or an image that cannot be
-            decoded.
+        BagError: no such bag or topic, several topics to choose from, no image in that time, or
+            one that is damaged, of another size, or from an earlier time than those before it.
     """
-    try:
-        from rosbags.highlevel import AnyReader, AnyReaderError
-        from rosbags.rosbag1 import ReaderError as Rosbag1Error
-        from rosbags.rosbag2 import ReaderError as Rosbag2Error
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError:
-        raise BagError("reading bags needs the package rosbags: pip install rosbags") from None
-    if not path.exists():
-        raise BagError(f"there is no bag '{path}'")
-    frames: list[Frame] = []
-    try:
-        # Older bags do not carry their messages' definitions.
-        types = get_typestore(Stores.ROS2_HUMBLE)
-        with AnyReader([path], default_typestore=types) as reader:
-            chosen = _choose(reader.connections, topic, path)
-            for connection, recorded, data in reader.messages(connections=chosen):
-                message = reader.deserialize(data, connection.msgtype)
-                frame = _frame(message, connection.msgtype, recorded)
-                if not frames or frame.stamp > frames[-1].stamp:
-                    frames.append(frame)
-                if count is not None and len(frames) >= count:
-                    break
-    except (AnyReaderError, Rosbag1Error, Rosbag2Error, OSError) as error:
-        raise BagError(f"bag '{path}' cannot be read: {error}") from error
-    except ImageError as error:
-        raise BagError(f"image {len(frames)} of '{path}' cannot be decoded: {error}") from error
-    if not frames:
-        raise BagError(f"'{path}' has no message on {chosen[0].topic}")
-    return frames
+    return BagFrames(path, topic, count, start, end)
 
 
-def _choose(connections: list[Any], topic: str, path: Path) -> list[Any]:
-    images = [each for each in connections if each.msgtype in (RAW, COMPRESSED)]
-    topics = sorted({each.topic for each in images})
-    if not topics:
-        raise BagError(f"'{path}' has no topic of type {RAW} or {COMPRESSED}")
-    if not topic and len(topics) == 1:
-        topic = topics[0]
-    if topic not in topics:
-        wrong = f"no image topic '{topic}'" if topic else f"{len(topics)} image topics"
-        raise BagError(f"'{path}' has {wrong}: choose one of {', '.join(topics)}")
-    return [each for each in images if each.topic == topic]
+def image_topics(path: Path) -> list[str]:
+    """Names of the topics with images.
+
+    Raises:
+        BagError: no such bag, or a damaged one.
+    """
+    with BagReader(path) as reader:
+        return sorted({topic.name for topic in reader.topics if topic.type in IMAGE_TYPES})
 
 
-def _frame(message: Any, kind: str, recorded: int) -> Frame:
-    stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-    if kind == COMPRESSED:
-        image = decode_compressed(message.data, message.format)
-    else:
-        image = decode(
-            message.height, message.width, message.encoding, message.step,
-            bool(message.is_bigendian), message.data,
-        )  # fmt: skip
-    return Frame(image, stamp or recorded)  # some recorders leave the header empty
+class BagFrames(LazyFrames):
+    """The images of a bag, all of one size; `read_bag` makes it.
+
+    They are the ones that the live node would track: an image that is a little older than the one
+    before, or has its stamp, is left out, and a warning says how many were. Where the node would
+    begin a new clip, after a jump back in time or with another size, it is an error.
+
+    Making it reads all images once, so that a bad one is found before any work is done. After that
+    each is decoded when it is asked for, cheaply in order. Make it in the process that reads it.
+
+    Attributes:
+        topic: name of the topic.
+        frame_id: of the first image.
+        width, height: of every image, px.
+        stamps: of the headers, ns, strictly increasing; times of recording where the recorder left
+            the headers empty.
+    """
+
+    def __init__(
+        self, path: Path, topic: str, count: int | None, start: float | None, end: float | None
+    ) -> None:
+        self._reader = BagReader(path)
+        self.topic = self._reader.choose_topic(topic, IMAGE_TYPES, "images")
+        self._what = f"bag '{path}', topic {self.topic}"
+        self._stream = self._messages()
+        self._scan(count, start, end)
+        self._stream_from = 0
+        self._next = len(self._times)
+
+    def _messages(self, start: int | None = None) -> Iterator[RecordedMessage]:
+        return self._reader.messages(self.topic, IMAGE_TYPES, start)
+
+    def _scan(self, count: int | None, start: float | None, end: float | None) -> None:
+        """Finds the images that are used: their stamps, and which messages they are."""
+        first = last = None
+        times: list[int] = []
+        used: list[int] = []
+        stamps: list[int] = []
+        double = late = 0
+        begin = 0 if start is None else round(start * 1e9)
+        unstamped = False
+        for number, recorded in enumerate(self._stream):
+            times.append(recorded.time)
+            message = self._reader.deserialize(recorded)
+            stamp = _stamp(message)
+            if first is None:
+                unstamped = stamp == 0
+            if unstamped:
+                stamp = recorded.time
+            if first is None:
+                first = stamp
+            if end is not None and stamp - first >= round(end * 1e9):
+                break
+            if last is not None and stamp <= last:
+                if stamp < last - LATE:
+                    raise BagError(self._jump(number, last, stamp, len(used)))
+                double += stamp == last
+                late += stamp < last
+                continue
+            last = stamp
+            if stamp - first < begin:
+                continue
+            self._check(number, message, recorded.topic.type, not used)
+            used.append(number)
+            stamps.append(stamp)
+            if count is not None and len(used) >= count:
+                break
+        if first is None or last is None:
+            raise BagError(f"{self._what}: there is no image on it")
+        if not used:
+            raise BagError(
+                f"{self._what}: no image from {start or 0:g} s to "
+                f"{'the end' if end is None else f'{end:g} s'}: its images are at 0 .. "
+                f"{(last - first) * 1e-9:.3f} s"
+            )
+        self.stamps = tuple(stamps)
+        self._used = used
+        self._times: NDArray[np.int64] = np.array(times, np.int64)
+        if unstamped:
+            _log.warning(
+                "%s: headers without a stamp; the times of recording are used", self._what
+            )
+        if double or late:
+            _log.warning(
+                "%s: %d of %d images are left out as the node would: %d with the stamp of the one "
+                "before, %d older than it", self._what, double + late, len(times), double, late,
+            )  # fmt: skip
+
+    def _check(self, number: int, message: Any, kind: str, is_first: bool) -> None:
+        try:
+            height, width = _pixels(message, kind).shape[:2]
+        except ImageError as error:
+            raise BagError(
+                f"{self._what}: image {number} cannot be decoded: {error}; a range of time may "
+                "leave it out"
+            ) from error
+        if is_first:
+            self.frame_id = str(message.header.frame_id)
+            self.width, self.height = width, height
+        elif (width, height) != (self.width, self.height):
+            raise BagError(
+                f"{self._what}: image {number} is {width}x{height} px, those before it are "
+                f"{self.width}x{self.height}: choose images of one size by a range of time"
+            )
+
+    def _jump(self, number: int, last: int, stamp: int, good: int) -> str:
+        return (
+            f"{self._what}: time jumps back by {(last - stamp) * 1e-9:.3f} s at image {number}: "
+            f"the bag holds several recordings or a loop; take at most {good} images, or end the "
+            "range of time before it"
+        )
+
+    def _frame(self, index: int) -> Frame:
+        recorded = self._message(self._used[index])
+        message = self._reader.deserialize(recorded)
+        return Frame(_pixels(message, recorded.topic.type), self.stamps[index])
+
+    def _message(self, number: int) -> RecordedMessage:
+        """The message of that number in the order of reading, on the open stream if it can be."""
+        time = int(self._times[number])
+        if not 0 <= number - self._next <= _SKIP or time < self._stream_from:
+            self._stream, self._stream_from, self._next = self._messages(time), time, 0
+        skip = np.count_nonzero(self._times[self._next : number] >= self._stream_from)
+        message = next(islice(self._stream, int(skip), None))
+        self._next = number + 1
+        return message
+
+
+def _stamp(message: Any) -> int:
+    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
+
+
+def _pixels(message: Any, kind: str) -> NDArray[np.uint8]:
+    if kind == COMPRESSED_IMAGE:
+        return decode_compressed(message.data, message.format)
+    return decode(
+        message.height, message.width, message.encoding, message.step,
+        bool(message.is_bigendian), message.data,
+    )  # fmt: skip
