@@ -1,142 +1,95 @@
-"""Clips with known tracks: a folder with frames/, gt.npz and sometimes masks/.
-
-gt.npz holds, in TAP-Vid's order of axes: queries [N, 3] (t, y, x); points [N, T, 2] (x, y) in
-pixels of the frames; occluded [N, T]; evaluate [N, T], true where a score may look. An optional
-has_occlusion says whether `occluded` was labelled.
-"""
+"""Known tracks from files of several kinds: of whole clips, or for pictures from elsewhere."""
 
 from __future__ import annotations
 
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_tracker_ros.tracking.errors import TrackerError
-from dino_tracker_ros.visualization.video import FolderFrames, image_files
+from dino_tracker_ros.evaluation.badja_files import holds_badja, load_badja, load_badja_truth
+from dino_tracker_ros.evaluation.bag_reader import STORAGE_SUFFIXES
+from dino_tracker_ros.evaluation.known_tracks import GroundTruth, GroundTruthError, LabelledClip
+from dino_tracker_ros.evaluation.metrics import Mode
+from dino_tracker_ros.evaluation.tap_vid_files import (
+    TAP_VID_SUFFIXES,
+    holds_tap_vid,
+    load_tap_vid,
+    load_tap_vid_truth,
+)
+from dino_tracker_ros.evaluation.track_bags import read_track_bag
+from dino_tracker_ros.evaluation.tracks_file import load_tracks
+from dino_tracker_ros.evaluation.truth_csv import load_truth_csv
+from dino_tracker_ros.evaluation.truth_npz import load_arrays, load_clip_folder, load_truth_npz
+from dino_tracker_ros.evaluation.truth_tracks import truth_of_tracks
 
-_REQUIRED = ("queries", "points", "occluded", "evaluate")
+__all__ = ["GroundTruth", "GroundTruthError", "LabelledClip", "load_clip", "load_clips",
+           "load_truth"]  # fmt: skip
 
-
-class GroundTruthError(TrackerError):
-    """A clip folder or its gt.npz is missing something or contradicts itself."""
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """Known tracks of one clip of T frames.
-
-    Attributes:
-        queries: float32 [N, 3], (t, x, y).
-        points: float32 [N, T, 2], (x, y) px; NaN where unknown.
-        occluded: bool [N, T].
-        evaluate: bool [N, T], true where a score may look.
-        has_occlusion: whether `occluded` is a label; if not, only positions can be scored.
-        width, height: size of the frames, px.
-        mask_areas: int64 [T], px of the foreground in each frame; None without masks.
-    """
-
-    queries: NDArray[np.float32]
-    points: NDArray[np.float32]
-    occluded: NDArray[np.bool_]
-    evaluate: NDArray[np.bool_]
-    has_occlusion: bool
-    width: int
-    height: int
-    mask_areas: NDArray[np.int64] | None = None
+load_clip = load_clip_folder
 
 
-@dataclass(frozen=True)
-class LabelledClip:
-    """Frames with known tracks."""
+def load_clips(path: Path, mode: Mode = "strided") -> list[LabelledClip]:
+    """The clips with known tracks at a path; their names differ and can name folders.
 
-    name: str
-    frames: FolderFrames
-    truth: GroundTruth
-
-
-def load_clip(folder: Path) -> LabelledClip:
-    """Reads a clip folder; its frames are read when they are asked for.
+    Args:
+        path: a folder with pictures and gt.npz; a TAP-Vid pickle, a zip with such, or a folder
+            of either; BADJA's folder, or a file in its joint_annotations.
+        mode: which points of a TAP-Vid clip are asked for; elsewhere the files say it.
 
     Raises:
-        GroundTruthError: frames, gt.npz or one of its arrays is missing or has another shape.
+        GroundTruthError: none of these, or one that is damaged or contradicts itself.
+        VideoError: a picture is missing or damaged.
     """
-    file = folder / "gt.npz"
-    if not file.is_file():
-        raise GroundTruthError(f"'{folder}' has no gt.npz: give a clip folder with known tracks")
-    frames = FolderFrames(folder / "frames" if (folder / "frames").is_dir() else folder)
-    height, width = frames[0].image.shape[:2]
-    arrays = _load_arrays(file)
-    truth = _checked_truth(file, arrays, len(frames), width, height, _mask_areas(folder))
-    return LabelledClip(folder.resolve().name, frames, truth)
-
-
-def _load_arrays(file: Path) -> dict[str, NDArray[np.generic]]:
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise GroundTruthError(f"'{file}' cannot be read: {error}") from error
-    missing = [name for name in _REQUIRED if name not in arrays]
-    if missing:
-        raise GroundTruthError(f"'{file}' has no {', '.join(missing)}: it needs {_REQUIRED}")
-    return arrays
-
-
-def _checked_truth(
-    file: Path,
-    arrays: dict[str, NDArray[np.generic]],
-    frame_count: int,
-    width: int,
-    height: int,
-    mask_areas: NDArray[np.int64] | None,
-) -> GroundTruth:
-    queries, points = arrays["queries"].astype(np.float32), arrays["points"].astype(np.float32)
-    occluded, evaluate = arrays["occluded"].astype(bool), arrays["evaluate"].astype(bool)
-    count = len(queries)
-    shapes = {
-        "queries": (queries.shape, (count, 3)),
-        "points": (points.shape, (count, frame_count, 2)),
-        "occluded": (occluded.shape, (count, frame_count)),
-        "evaluate": (evaluate.shape, (count, frame_count)),
-    }
-    for name, (shape, expected) in shapes.items():
-        if shape != expected:
-            raise GroundTruthError(
-                f"{name} in '{file}' is {shape}: {count} queries over {frame_count} frames "
-                f"need {expected}"
-            )
-    if mask_areas is not None and len(mask_areas) != frame_count:
-        raise GroundTruthError(
-            f"'{file.parent}' has {len(mask_areas)} masks for {frame_count} frames"
-        )
-    if np.isnan(points[evaluate & ~occluded]).any():
-        raise GroundTruthError(f"points in '{file}' are NaN where evaluate says to score them")
-    labelled = arrays.get("has_occlusion")
-    return GroundTruth(
-        queries=queries[:, [0, 2, 1]],  # (t, y, x) on file
-        points=points,
-        occluded=occluded,
-        evaluate=evaluate,
-        # Where occlusion was not labelled, files mark every point without a label as occluded
-        # and leave it out of the scores.
-        has_occlusion=bool((evaluate & occluded).any() if labelled is None else labelled),
-        width=width,
-        height=height,
-        mask_areas=mask_areas,
+    if not path.exists():
+        raise GroundTruthError(f"there is no '{path}'")
+    if (path / "gt.npz").is_file():
+        return [load_clip_folder(path)]
+    if holds_badja(path):
+        return load_badja(path)
+    if holds_tap_vid(path):
+        return load_tap_vid(path, mode)
+    raise GroundTruthError(
+        f"'{path}' holds no clip with known tracks: give a folder with gt.npz, a TAP-Vid pickle, "
+        "zip or folder of such, or BADJA's folder"
     )
 
 
-def _mask_areas(folder: Path) -> NDArray[np.int64] | None:
-    if not (folder / "masks").is_dir():
-        return None
-    areas = []
-    for file in image_files(folder / "masks"):
-        mask = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
-        if mask is None:
-            raise GroundTruthError(f"mask '{file}' cannot be decoded")
-        areas.append(np.count_nonzero(mask))
-    return np.array(areas, dtype=np.int64)
+def load_truth(
+    path: Path, stamps: NDArray[np.int64], width: int, height: int, mode: Mode = "strided"
+) -> GroundTruth:
+    """Known tracks for pictures that come from elsewhere, such as a bag.
+
+    Args:
+        path: gt.npz; CSV; BADJA's json; a TAP-Vid pickle with one clip; or the tracks of another
+            run, as a bag with TrackArray messages or as .npz.
+        stamps: int64 [T], ns, of the pictures. Tracks with stamps are matched by them exactly,
+            others by the number of the frame.
+        width, height: of the pictures, px.
+        mode: which points of a TAP-Vid clip are asked for; elsewhere the files say it.
+
+    Raises:
+        GroundTruthError: none of these, a damaged one, or one that does not fit the pictures.
+        BagError: a bag that cannot be read or has no tracks.
+        TracksFileError: tracks in an .npz that cannot be read.
+    """
+    if not path.exists():
+        raise GroundTruthError(f"there is no '{path}' with known tracks")
+    suffix = path.suffix.lower()
+    if path.is_dir() or suffix in STORAGE_SUFFIXES:
+        tracks, _ = read_track_bag(path)
+        return truth_of_tracks(tracks, stamps, width, height, path)
+    if suffix == ".npz":
+        if "confidence" in load_arrays(path):
+            return truth_of_tracks(load_tracks(path), stamps, width, height, path)
+        return load_truth_npz(path, len(stamps), width, height)
+    if suffix == ".csv":
+        return load_truth_csv(path, stamps, width, height)
+    if suffix == ".json":
+        return load_badja_truth(path, len(stamps), width, height)
+    if suffix in TAP_VID_SUFFIXES:
+        return load_tap_vid_truth(path, mode, len(stamps), width, height)
+    raise GroundTruthError(
+        f"'{path}' is of no kind that holds known tracks: give .npz, .csv, BADJA's .json, a "
+        "TAP-Vid .pkl or .zip, or a bag with TrackArray messages"
+    )

@@ -1,0 +1,38 @@
+"""Which points of known tracks are asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_tracker_ros.evaluation.metrics import Mode
+
+STRIDE = 5
+"""Frames between the queries of one track in mode "strided"."""
+
+
+def sample_queries(
+    visible: NDArray[np.bool_], mode: Mode
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where TAP-Vid asks for tracks (Doersch et al. 2022, sec. 3).
+
+    Args:
+        visible: bool [N, T].
+        mode: "strided" asks in every fifth frame for every point that is visible there; "first"
+            asks for each point where it is first visible.
+
+    Returns:
+        The frame and the track of each query, int64 [M] each. A track that is never visible (or,
+        strided, in no such frame) is not asked for.
+    """
+    if mode == "first":
+        tracks = np.flatnonzero(visible.any(axis=1))
+        return visible[tracks].argmax(axis=1), tracks
+    steps, tracks = np.nonzero(visible[:, ::STRIDE].T)
+    return steps * STRIDE, tracks
+
+
+def queries_at(points: NDArray[np.float32], times: NDArray[np.int64]) -> NDArray[np.float32]:
+    """float32 [M, 3], (t, x, y), of tracks [M, T, 2] asked for at frames int64 [M]."""
+    places = points[np.arange(len(times)), times]
+    return np.column_stack([times, places]).astype(np.float32)

@@ -1,0 +1,68 @@
+"""The tracks of another run as known ones, to compare two runs, versions or presets."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_tracker_ros.evaluation.known_tracks import GroundTruth, GroundTruthError, checked
+from dino_tracker_ros.tracking.tracks import Tracks
+
+_log = logging.getLogger(__name__)
+
+
+def truth_of_tracks(
+    tracks: Tracks, stamps: NDArray[np.int64], width: int, height: int, source: object
+) -> GroundTruth:
+    """What a run said about the same frames; it is believed wherever it said something.
+
+    Frames that the run did not get are not scored, and tracks that it was asked for in such a
+    frame are left out; a warning counts both.
+
+    Args:
+        tracks: of the other run.
+        stamps: int64 [T], ns, of the frames, sorted; matched exactly.
+        width, height: of the frames, px.
+        source: where the tracks come from, for messages.
+
+    Raises:
+        GroundTruthError: another image size, or no stamp or track in common.
+    """
+    if (tracks.width, tracks.height) != (width, height):
+        raise GroundTruthError(
+            f"tracks in '{source}' are for images of {tracks.width}x{tracks.height} px, but the "
+            f"frames have {width}x{height}"
+        )
+    common, ours, theirs = np.intersect1d(stamps, tracks.stamps, return_indices=True)
+    if not len(common):
+        raise GroundTruthError(
+            f"none of the {len(tracks.stamps)} stamps in '{source}' is one of the "
+            f"{len(stamps)} frames': are both of one recording?"
+        )
+    frame_of = np.full(len(tracks.stamps), -1)
+    frame_of[theirs] = ours
+    times = frame_of[np.rint(tracks.queries[:, 0]).astype(int)]
+    asked = times >= 0
+    if len(common) < len(stamps) or not asked.all():
+        _log.warning(
+            "'%s' has tracks for %d of %d frames; %d of its %d tracks start in another frame "
+            "and are left out",
+            source, len(common), len(stamps), np.sum(~asked), len(asked),
+        )  # fmt: skip
+    shape = (int(asked.sum()), len(stamps))
+    points = np.full((*shape, 2), np.nan, np.float32)
+    occluded = np.ones(shape, bool)
+    points[:, ours] = tracks.points[asked][:, theirs]
+    occluded[:, ours] = tracks.occluded[asked][:, theirs]
+    truth = GroundTruth(
+        queries=np.column_stack([times[asked], tracks.queries[asked, 1:]]).astype(np.float32),
+        points=points,
+        occluded=occluded,
+        evaluate=np.asarray(np.isfinite(points).all(axis=-1)),
+        has_occlusion=True,
+        width=width,
+        height=height,
+    )
+    return checked(truth, len(stamps), source)
