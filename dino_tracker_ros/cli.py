@@ -244,7 +244,7 @@ def _add_weights(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _weights(options: argparse.Namespace) -> None:
-    from dino_tracker_ros.evaluation.report import aligned
+    from dino_tracker_ros.evaluation.table import aligned
     from dino_tracker_ros.tracking.weights import WeightsCache
 
     cache = WeightsCache()
@@ -279,7 +279,7 @@ def _settings(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([_setting_json(dict(zip(by_preset, row))) for row in rows], indent=1))
         return
-    from dino_tracker_ros.evaluation.report import aligned
+    from dino_tracker_ros.evaluation.table import aligned
 
     lines = [["setting", *by_preset, "unit", "allowed", "description"]]
     for row in rows:

@@ -17,7 +17,7 @@ from dino_tracker_ros.visualization.progress import ProgressBars
 
 if TYPE_CHECKING:
     from dino_tracker_ros.evaluation.ground_truth import LabelledClip
-    from dino_tracker_ros.evaluation.report import Row
+    from dino_tracker_ros.evaluation.table import Row
     from dino_tracker_ros.tracking.tracks import Tracks
 
 
@@ -51,7 +51,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _evaluate(options: argparse.Namespace) -> None:
     from dino_tracker_ros.evaluation.ground_truth import load_clip
-    from dino_tracker_ros.evaluation.report import format_table, mean_rows
+    from dino_tracker_ros.evaluation.scores import scores
+    from dino_tracker_ros.evaluation.table import format_table, mean_rows
     from dino_tracker_ros.visualization.output import atomic_output, check_output
 
     settings = chosen_settings(options)
@@ -67,7 +68,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(format_table(rows))
     if options.json is not None:
         values = {info.name: info.value for info in describe(settings)}
-        text = json.dumps({"settings": values, "rows": [asdict(row) for row in rows]}, indent=1)
+        lines = [
+            {
+                "clip": row.clip,
+                "method": row.method,
+                "scores": {name: asdict(score) for name, score in scores(row.counts).items()},
+                "seconds": row.seconds,
+            }
+            for row in rows
+        ]
+        text = json.dumps({"settings": values, "rows": lines}, indent=1)
         with atomic_output(options.json, options.overwrite) as temporary:
             temporary.write_text(text + "\n")
 
@@ -77,7 +87,8 @@ def _clip_rows(
 ) -> list[Row]:
     from dino_tracker_ros.evaluation import baselines
     from dino_tracker_ros.evaluation.offline import track_frames
-    from dino_tracker_ros.evaluation.report import Row, score
+    from dino_tracker_ros.evaluation.scores import count
+    from dino_tracker_ros.evaluation.table import Row
 
     frames, queries = clip.frames, clip.truth.queries
     methods: list[tuple[str, Callable[[], Tracks]]] = []
@@ -117,5 +128,6 @@ def _clip_rows(
         started = time.monotonic()
         tracks = method()
         seconds = time.monotonic() - started
-        rows.append(Row(clip.name, name, score(tracks, clip.truth, options.mode), seconds))
+        counts = count(tracks, clip.truth, options.mode)
+        rows.append(Row(clip.name, name, (counts,), seconds))
     return rows

@@ -23,8 +23,9 @@ from dino_tracker_ros.evaluation.ground_truth import GroundTruth, load_clip
 from dino_tracker_ros.evaluation.live import LiveResult, isolate, run_live
 from dino_tracker_ros.evaluation.pictures import write_overlay, write_sheet
 from dino_tracker_ros.evaluation.replay import add_source_options, open_source
-from dino_tracker_ros.evaluation.report import percent, score
+from dino_tracker_ros.evaluation.scores import HEADLINES, count, scores
 from dino_tracker_ros.evaluation.synthetic import make_clip, write_clip
+from dino_tracker_ros.evaluation.table import score_text
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.errors import ClipError, SettingError, TrackerError
 from dino_tracker_ros.tracking.settings import PRESETS, Settings, describe, with_values
@@ -35,6 +36,7 @@ OWN_FRAMES = 96  # of the user's own input, unless --count says otherwise
 MADE_FRAMES = 48
 MADE_SIZE = (512, 384)
 MADE_SEED = 1
+SHOWN = ("pck", "delta_3px", "delta_average", "occlusion_accuracy", "average_jaccard")
 STAGES = ("features", "flow", "trajectories", "best_buddies", "fit", "track")
 
 
@@ -220,15 +222,12 @@ def _table(
     lines.append(("seconds: first image to last tracks", f"{result.seconds:.1f}"))
     lines.append(("seconds: whole demo", f"{seconds:.1f}"))
     if truth is not None:
-        scores = score(tracks, truth)
-        named = [
-            ("PCK", scores.pck),
-            ("δ_3px", scores.delta_3px),
-            ("δ_avg", scores.delta_average),
-            ("OA", scores.occlusion_accuracy),
-            ("AJ", scores.average_jaccard),
+        found_scores = scores([count(tracks, truth)], resamples=0)
+        lines += [
+            (metric.title, f"{score_text(metric, found_scores[metric.name])} %")
+            for metric in HEADLINES
+            if metric.name in SHOWN and metric.name in found_scores
         ]
-        lines += [(name, f"{percent(value)} %") for name, value in named if value is not None]
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name.ljust(width)}  {_short(value):>9}" for name, value in lines)
 

@@ -1,41 +1,40 @@
-"""Scores of point tracks against known ones: TAP-Vid, and BADJA's two position scores."""
+"""What is counted of each track against a known one: the sums that every score is made of.
+
+N tracks over T frames. `scored` says which frames count for which track, `visible` where besides
+the true point is seen, `claimed` where the tracker says that it sees the point. Distances are
+float64 [N, T] and NaN where either point is unknown, which is never near.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Mode = Literal["strided", "first"]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 TAP_VID_THRESHOLDS = (1, 2, 4, 8, 16)  # px
-TAP_VID_SIZE = 256  # px; width and height to which TAP-Vid scales coordinates
+TAP_VID_SIZE = (256, 256)  # px, (width, height) to which TAP-Vid scales coordinates
 BADJA_SIZE = (854, 480)  # px, (width, height) at which delta_3px is defined
+BADJA_DISTANCE = 3.0  # px
+BADJA_FACTOR = 0.2  # of √(mask area)
+
+RIGHT_DISTANCE = 8.0  # px at 256 x 256; nearer is on the point
+LOST_DISTANCE = 16.0  # px at 256 x 256; farther is lost
+HIDDEN_FRAMES = 5  # an occlusion of at least so many frames is one to recover from
+FOUND_FRAMES = 5  # frames in which to recover
+STILL_FRAMES = 5  # frames of a window in which a point is still
+STILL_DISTANCE = 0.5  # px of the image; farthest that a still point gets from its mean
+CONFIDENCE_BINS = 10  # of equal width, over 0..1
 
 
-@dataclass(frozen=True)
-class TapVidScores:
-    """Shares in 0..1; NaN where there was nothing to score.
-
-    Attributes:
-        delta: per threshold, share of the visible points predicted closer than it.
-        delta_average: mean of `delta`.
-        jaccard: per threshold, hits / (visible points + wrong claims of visibility); None
-            without true occlusion labels, as are the two below.
-        average_jaccard: mean of `jaccard` (AJ).
-        occlusion_accuracy: share of right occlusion flags (OA).
-    """
-
-    delta: tuple[float, ...]
-    delta_average: float
-    jaccard: tuple[float, ...] | None
-    average_jaccard: float | None
-    occlusion_accuracy: float | None
-
-
-def scored_frames(queries: NDArray[np.float32], frame_count: int, mode: Mode) -> NDArray[np.bool_]:
+def scored_frames(queries: NDArray[np.float32], frame_count: int, mode: Mode) -> Flags:
     """Which frames of each track count.
 
     Args:
@@ -47,100 +46,246 @@ def scored_frames(queries: NDArray[np.float32], frame_count: int, mode: Mode) ->
         bool [N, T].
     """
     frames = np.arange(frame_count)[None, :]
-    query_frames = np.round(queries[:, :1]).astype(np.int64)
+    query_frames = _query_frames(queries)
     return frames != query_frames if mode == "strided" else frames > query_frames
 
 
-def tap_vid(
-    points: NDArray[np.float32],
-    occluded: NDArray[np.bool_] | None,
-    true_points: NDArray[np.float32],
-    true_occluded: NDArray[np.bool_],
-    scored: NDArray[np.bool_],
+def distances(
+    points: NDArray[np.floating],
+    true_points: NDArray[np.floating],
     width: int,
     height: int,
-) -> TapVidScores:
-    """TAP-Vid's scores for one video (Doersch et al. 2022, sec. 3).
-
-    Args:
-        points, true_points: [N, T, 2], (x, y) in pixels of a width x height image. True points
-            may be NaN where they are occluded or not scored.
-        occluded: bool [N, T]; None scores positions only.
-        true_occluded: bool [N, T].
-        scored: bool [N, T], what counts; see `scored_frames`.
-        width, height: image size, px; coordinates are scaled from it to 256 x 256.
-    """
-    scale = np.array([TAP_VID_SIZE / width, TAP_VID_SIZE / height])
-    error = (points.astype(np.float64) - true_points) * scale
-    squared = np.sum(np.square(error), axis=-1)
-    visible = ~true_occluded & scored
-    within = [squared < threshold**2 for threshold in TAP_VID_THRESHOLDS]
-    delta = tuple(_ratio(near & visible, visible) for near in within)
-    if occluded is None:
-        return TapVidScores(delta, float(np.mean(delta)), None, None, None)
-    claimed = ~occluded & scored
-    jaccard = tuple(
-        _divide(
-            np.sum(near & visible & claimed),
-            np.sum(visible) + np.sum(claimed & ~(near & visible)),
-        )
-        for near in within
-    )
-    return TapVidScores(
-        delta=delta,
-        delta_average=float(np.mean(delta)),
-        jaccard=jaccard,
-        average_jaccard=float(np.mean(jaccard)),
-        occlusion_accuracy=_ratio((occluded == true_occluded) & scored, scored),
-    )
-
-
-def pck(
-    points: NDArray[np.float32],
-    true_points: NDArray[np.float32],
-    scored: NDArray[np.bool_],
-    mask_areas: NDArray[np.int64],
-    factor: float = 0.2,
-) -> float:
-    """BADJA's delta_seg: share of joints closer than factor·√(area of the animal's mask).
-
-    Biggs et al. 2018, sec. 5. NaN where nothing is scored.
+    size: tuple[int, int] = TAP_VID_SIZE,
+) -> Floats:
+    """Distance [N, T] in px, once an image of width x height px is scaled to `size`.
 
     Args:
         points, true_points: [N, T, 2], (x, y) px.
-        scored: bool [N, T], visible labelled joints.
-        mask_areas: [T], px² in the same pixels as the points.
     """
-    near = _distance(points, true_points) < factor * np.sqrt(mask_areas)[None, :]
-    return _ratio(near & scored, scored)
+    scale = np.array([size[0] / width, size[1] / height])
+    difference = (points.astype(np.float64) - true_points) * scale
+    return np.hypot(difference[..., 0], difference[..., 1])
 
 
-def delta_pixels(
-    points: NDArray[np.float32],
-    true_points: NDArray[np.float32],
-    scored: NDArray[np.bool_],
+def near_counts(distance: Floats, visible: Flags) -> Ints:
+    """Frames [N, 5] in which a visible point was placed nearer than each of TAP-Vid's thresholds.
+
+    Doersch et al. 2022, sec. 3, position accuracy; whether it was said to be hidden is ignored.
+    """
+    return (_within(distance) & visible[..., None]).sum(axis=1)
+
+
+def jaccard_counts(
+    distance: Floats, claimed: Flags, visible: Flags, scored: Flags
+) -> tuple[Ints, Ints]:
+    """Hits and false claims [N, 5] at TAP-Vid's thresholds (Doersch et al. 2022, sec. 3).
+
+    A hit is a visible point said to be visible and placed near enough; every other claim of
+    visibility is false. Jaccard = hits / (visible points + false claims).
+    """
+    hits = _within(distance) & (visible & claimed)[..., None]
+    false_claims = (scored & claimed)[..., None] & ~hits
+    return hits.sum(axis=1), false_claims.sum(axis=1)
+
+
+def near_mask_counts(
+    points: NDArray[np.floating],
+    true_points: NDArray[np.floating],
+    visible: Flags,
+    mask_areas: Ints,
+) -> Ints:
+    """BADJA's delta_seg: frames [N] in which a joint is nearer than 0.2·√(area of the mask).
+
+    Biggs et al. 2018, sec. 5. In pixels of the image, [N, T, 2]; areas [T] in px².
+    """
+    distance = distances(points, true_points, 1, 1, (1, 1))
+    return (visible & (distance < BADJA_FACTOR * np.sqrt(mask_areas))).sum(axis=1)
+
+
+def survived_counts(
+    distance: Floats, visible: Flags, scored: Flags, queries: NDArray[np.float32]
+) -> Ints:
+    """Scored frames [N] before a track is lost: first farther than 16 px from its visible point.
+
+    Survival is their share of all scored frames. Zheng et al. 2023 (PointOdyssey), sec. 5, count
+    frames until failure as a ratio of the video's; the threshold is that of their published code
+    (PIPs++), 16 px at 256 x 256. Where the query is not in the first frame and earlier frames
+    count, time runs away from the query in both directions.
+    """
+    lost = visible & ~(distance <= LOST_DISTANCE)
+
+    def one_way(scored: Flags, lost: Flags) -> Ints:
+        return (scored & ~np.logical_or.accumulate(lost & scored, axis=1)).sum(axis=1)
+
+    return _away_from_query(one_way, queries, scored, lost)
+
+
+def switch_counts(
+    points: NDArray[np.floating],
+    true_points: NDArray[np.floating],
+    claimed: Flags,
+    visible: Flags,
+    known: Flags,
+    queries: NDArray[np.float32],
     width: int,
     height: int,
-    threshold: float = 3.0,
-) -> float:
-    """BADJA's delta_3px: share of joints closer than `threshold` px once scaled to 854 x 480.
+) -> Ints:
+    """How often each track jumps onto another's point [N]: CLEAR MOT's mismatches.
+
+    In a frame where its own point is visible and the track claims one, a track is on its own
+    point if within 8 px (at 256 x 256), else on the nearest visible one within 8 px. A switch is
+    counted when it comes onto another's than the one it was on last (Bernardin & Stiefelhagen
+    2008, sec. 2); coming home is none, and to be on no point changes nothing. Points less than
+    16 px apart cannot be told from drift and are no candidates for each other. Time runs away
+    from the query, as for `survived_counts`.
 
     Args:
-        points, true_points: [N, T, 2], (x, y) in pixels of a width x height image.
-        scored: bool [N, T], visible labelled joints.
+        visible: bool [N, T], scored frames in which the own point is seen.
+        known: bool [N, T], all frames in which a true point is labelled as seen.
     """
-    scale = np.array([BADJA_SIZE[0] / width, BADJA_SIZE[1] / height])
-    near = _distance(points * scale, true_points * scale) < threshold
-    return _ratio(near & scored, scored)
+    scale = np.array(TAP_VID_SIZE) / [width, height]
+    placed, true = points * scale, true_points * scale
+    own = np.arange(len(points))
+    on = np.full(claimed.shape, -1)  # index of the point that each track is on, -1 for none
+    judged = claimed & visible
+    on_own = judged & (distances(points, true_points, width, height) < RIGHT_DISTANCE)
+    on[on_own] = np.broadcast_to(own[:, None], on.shape)[on_own]
+    for t in range(claimed.shape[1]):
+        astray = np.flatnonzero(judged[:, t] & ~on_own[:, t])
+        others = np.flatnonzero(known[:, t])
+        if not len(astray) or not len(others):
+            continue
+        apart = _pairwise(true[astray, t], true[others, t]) >= 2 * RIGHT_DISTANCE
+        distance = np.where(apart, _pairwise(placed[astray, t], true[others, t]), np.inf)
+        nearest = distance.argmin(axis=1)
+        reached = distance[np.arange(len(astray)), nearest] < RIGHT_DISTANCE
+        on[astray[reached], t] = others[nearest[reached]]
+
+    def one_way(scored: Flags, on: Ints) -> Ints:
+        last, switches = own.copy(), np.zeros(len(own), np.int64)
+        for t in range(on.shape[1]):
+            now = np.where(scored[:, t] & (on[:, t] >= 0), on[:, t], last)
+            switches += (now != last) & (now != own)
+            last = now
+        return switches
+
+    return _away_from_query(one_way, queries, visible, on)
 
 
-def _distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.hypot(a[..., 0] - b[..., 0], a[..., 1] - b[..., 1]).astype(np.float64)
+def re_found_counts(
+    right: Flags, visible: Flags, scored: Flags, queries: NDArray[np.float32]
+) -> tuple[Ints, Ints]:
+    """Re-appearances [N] after at least 5 hidden frames, and how many of them were found.
+
+    Found is a point on which the track is right in one of its first 5 frames. Time runs away from
+    the query, as for `survived_counts`; a frame that is not scored ends an occlusion without a
+    verdict.
+
+    Args:
+        right: bool [N, T], claimed, visible and placed within 8 px (at 256 x 256).
+    """
+
+    def one_way(scored: Flags, visible: Flags, right: Flags) -> Ints:
+        counts = np.zeros((2, len(scored)), np.int64)
+        hidden = np.zeros(len(scored), np.int64)
+        for t in range(scored.shape[1]):
+            back = scored[:, t] & visible[:, t] & (hidden >= HIDDEN_FRAMES)
+            until = t + FOUND_FRAMES
+            counts += back, back & (right & scored)[:, t:until].any(axis=1)
+            hidden = np.where(scored[:, t] & ~visible[:, t], hidden + 1, 0)
+        return counts
+
+    appearances, found = _away_from_query(one_way, queries, scored, visible, right)
+    return appearances, found
 
 
-def _ratio(hits: NDArray[np.bool_], of: NDArray[np.bool_]) -> float:
-    return _divide(np.sum(hits), np.sum(of))
+def jitter_sums(
+    points: NDArray[np.floating], true_points: NDArray[np.floating], right: Flags
+) -> tuple[Ints, Floats]:
+    """Windows [N] in which a point is still, and the sum [N] of their mean squared jitter, px².
+
+    A window is 5 frames in which the point stays within 0.5 px of its mean and the track is right
+    throughout: a lost track is not one that trembles. Its jitter is the distance of the error
+    (placed - true) from its mean over the window, so that a constant error is none.
+
+    Args:
+        points, true_points: [N, T, 2], (x, y) in pixels of the image.
+        right: bool [N, T], claimed, visible and placed within 8 px (at 256 x 256).
+    """
+    if points.shape[1] < STILL_FRAMES:
+        return np.zeros(len(points), np.int64), np.zeros(len(points))
+    true = np.where(right[..., None], true_points, 0).astype(np.float64)
+    error = np.where(right[..., None], points, 0) - true
+    still = _windows(right).all(axis=-1)
+    still &= _squared_spread(true).max(axis=-1) < STILL_DISTANCE**2
+    squares = np.where(still, _squared_spread(error).mean(axis=-1), 0)
+    return still.sum(axis=1), squares.sum(axis=1)
 
 
-def _divide(numerator: np.integer, denominator: np.integer) -> float:
-    return float(numerator / denominator) if denominator else float("nan")
+def confidence_sums(
+    confidence: NDArray[np.floating], distance: Floats, visible: Flags, scored: Flags
+) -> tuple[Ints, Floats, Ints]:
+    """Ten bins of confidence, [N, 10] each: frames, sum of confidence, frames that were right.
+
+    Right is a visible point placed within 8 px (at 256 x 256), which is what confidence promises.
+    An unknown confidence is 0.
+    """
+    given = np.clip(np.nan_to_num(confidence.astype(np.float64), nan=0.0), 0, 1)
+    index = np.minimum((given * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
+    inside = scored[..., None] & (index[..., None] == np.arange(CONFIDENCE_BINS))
+    right = visible & (distance < RIGHT_DISTANCE)
+    return (
+        inside.sum(axis=1),
+        (inside * given[..., None]).sum(axis=1),
+        (inside & right[..., None]).sum(axis=1),
+    )
+
+
+def longest_occlusions(visible: Flags, scored: Flags) -> Ints:
+    """Frames [N] of the longest unbroken occlusion among those that count."""
+    longest, hidden = np.zeros((2, len(scored)), np.int64)
+    for t in range(scored.shape[1]):
+        hidden = np.where(scored[:, t] & ~visible[:, t], hidden + 1, 0)
+        longest = np.maximum(longest, hidden)
+    return longest
+
+
+def _within(distance: Floats) -> Flags:
+    return distance[..., None] < np.array(TAP_VID_THRESHOLDS)
+
+
+def _query_frames(queries: NDArray[np.float32]) -> Ints:
+    return np.round(queries[:, :1]).astype(np.int64)
+
+
+def _away_from_query(
+    one_way: Callable[..., Ints],
+    queries: NDArray[np.float32],
+    scored: Flags,
+    *values: NDArray[np.generic],
+) -> Ints:
+    """Sum of what `one_way` counts in the frames after the query, and in those before, reversed.
+
+    `one_way` takes the frames that count and the values, [N, T] each, in the order of time.
+    """
+    frames = np.arange(scored.shape[1])[None, :]
+    after = scored & (frames > _query_frames(queries))
+    before = scored & (frames < _query_frames(queries))
+    reversed_values = [value[:, ::-1] for value in values]
+    return one_way(after, *values) + one_way(before[:, ::-1], *reversed_values)
+
+
+def _pairwise(a: Floats, b: Floats) -> Floats:
+    """Distances [A, B] of points [A, 2] and [B, 2]."""
+    return np.hypot(a[:, None, 0] - b[None, :, 0], a[:, None, 1] - b[None, :, 1])
+
+
+def _windows(values: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    """[N, T, ...] to [N, T - 4, ..., 5]."""
+    return np.lib.stride_tricks.sliding_window_view(values, STILL_FRAMES, axis=1)
+
+
+def _squared_spread(points: Floats) -> Floats:
+    """Squared distance [N, T - 4, 5] of points [N, T, 2] from the mean of each window."""
+    windows = _windows(points)
+    return np.square(windows - windows.mean(axis=-1, keepdims=True)).sum(axis=2)
