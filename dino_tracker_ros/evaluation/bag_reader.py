@@ -6,9 +6,10 @@ Whatever is wrong with a bag is a BagError; what else is in it, known types or n
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,11 @@ class BagReader:
     @property
     def topics(self) -> list[Topic]:
         """By name; several publishers of one type on one topic are one topic."""
-        counts: dict[tuple[str, str, str], int] = {}
+        counts: Counter[Topic] = Counter()
         for topic in self._topics.values():
-            key = (topic.name, topic.type, topic.digest)
-            counts[key] = counts.get(key, 0) + topic.count
-        return [Topic(name, kind, counts[key], digest) for key in sorted(counts)
-                for name, kind, digest in [key]]  # fmt: skip
+            counts[replace(topic, count=0)] += topic.count
+        topics = [replace(topic, count=count) for topic, count in counts.items()]
+        return sorted(topics, key=lambda topic: (topic.name, topic.type))
 
     @property
     def span(self) -> tuple[int, int]:
@@ -221,6 +221,22 @@ def _check_place(path: Path) -> None:
         raise BagError(
             f"bag '{path}' has no metadata.yaml: make it with 'ros2 bag reindex', or give a file "
             f"in it, such as '{files[0]}'"
+        )
+    for file in [path] if path.is_file() else sorted(path.iterdir()):
+        if file.suffix == ".db3":
+            _check_database_length(file)
+
+
+def _check_database_length(file: Path) -> None:
+    """SQLite reads what was cut off the last page as zeros, and says nothing."""
+    with file.open("rb") as stream:
+        header = stream.read(100)
+    page_size, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
+    expected = (65536 if page_size == 1 else page_size) * pages
+    found = file.stat().st_size
+    if found < expected and header[24:28] == header[92:96]:  # else `pages` is of an older version
+        raise BagError(
+            f"bag file '{file}' is cut off: it has {found} of {expected} bytes; copy it again"
         )
 
 

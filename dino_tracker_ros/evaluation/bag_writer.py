@@ -147,7 +147,7 @@ def new_bag(path: Path, storage: str = "mcap", overwrite: bool = False) -> Itera
             writer: Any = Writer1(temporary)
         else:
             plugin = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}[storage]
-            # Version 8 of metadata.yaml is the newest that Humble's tools understand.
+            # Humble's tools cannot read the QoS profiles of version 9 of metadata.yaml.
             writer = Writer2(temporary, version=8, storage_plugin=plugin)
         with writer:
             yield BagWriter(writer, is_ros1)

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from dino_tracker_ros.evaluation.bag_reader import BagError, BagReader, RecordedMessage
 from dino_tracker_ros.evaluation.bag_types import COMPRESSED_IMAGE, IMAGE
 from dino_tracker_ros.ros.image_decoding import ImageError, decode, decode_compressed
+from dino_tracker_ros.ros.node_settings import StreamSettings
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.visualization.video import LazyFrames
 
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
-LATE = 200_000_000
-"""An image whose stamp is further behind than this, ns, is not late: time jumped back. It is the
-default of the node's clip.jump_back."""
+LATE = round(StreamSettings().jump_back * 1e9)
+"""An image whose stamp is further behind than this, ns, is not late: time jumped back."""
 _SKIP = 100  # messages that are read over rather than looked up
 
 _log = logging.getLogger(__name__)
