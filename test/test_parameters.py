@@ -15,12 +15,8 @@ yaml = pytest.importorskip("yaml", reason="needs PyYAML, which every ROS 2 has")
 
 from rclpy.parameter import Parameter  # noqa: E402
 
-from dino_tracker_ros.ros.parameters import (  # noqa: E402
-    NodeParameters,
-    NodeSettings,
-    StartSettings,
-    descriptor_of,
-)
+from dino_tracker_ros.ros.node_settings import NodeSettings, StartSettings  # noqa: E402
+from dino_tracker_ros.ros.parameters import NodeParameters, descriptor_of  # noqa: E402
 from dino_tracker_ros.tracking.errors import SettingError  # noqa: E402
 from dino_tracker_ros.tracking.settings import (  # noqa: E402
     SettingInfo,

@@ -65,17 +65,19 @@ def tracks_of_queries(
 
     Returns:
         M tracks over T frames, and bool [M], which of them were found. A query without a track
-        stays where it is, occluded; so does a track in frames that the tracker did not get.
+        stays where it is, occluded; so does a track in frames that the tracker did not get. A
+        query on such a frame is taken to be on the nearest one that it got, as the node does.
     """
     columns = np.searchsorted(stamps, tracks.stamps)
-    times = columns[tracks.queries[:, 0].astype(int)]
+    times = tracks.queries[:, 0].astype(int)
     points = np.repeat(queries[:, None, 1:], len(stamps), axis=1)
     occluded = np.ones(points.shape[:2], bool)
     confidence = np.zeros(points.shape[:2], np.float32)
     found = np.zeros(len(queries), bool)
     for row, (time, x, y) in enumerate(queries):
         distance = np.hypot(tracks.queries[:, 1] - x, tracks.queries[:, 2] - y)
-        distance = np.where(times == int(time), distance, np.inf)
+        nearest = int(np.abs(tracks.stamps - stamps[int(time)]).argmin())
+        distance = np.where(times == nearest, distance, np.inf)
         if not len(distance) or distance.min() > tolerance:
             continue
         best = int(distance.argmin())

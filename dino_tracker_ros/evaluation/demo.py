@@ -12,25 +12,31 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dino_tracker_ros.evaluation.assembly import join_clips, tracks_of_queries
+from dino_tracker_ros.evaluation.bags import read_bag
 from dino_tracker_ros.evaluation.ground_truth import GroundTruth, load_clip
-from dino_tracker_ros.evaluation.live import LiveResult, isolate, run_live
+from dino_tracker_ros.evaluation.live import (
+    LiveResult,
+    evaluation_parameters,
+    parameter_texts,
+    run_live,
+)
 from dino_tracker_ros.evaluation.pictures import write_overlay, write_sheet
-from dino_tracker_ros.evaluation.replay import add_source_options, open_source
 from dino_tracker_ros.evaluation.scores import HEADLINES, count, scores
 from dino_tracker_ros.evaluation.synthetic import make_clip, write_clip
 from dino_tracker_ros.evaluation.table import score_text
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.errors import ClipError, SettingError, TrackerError
-from dino_tracker_ros.tracking.settings import PRESETS, Settings, describe, with_values
+from dino_tracker_ros.tracking.settings import PRESETS, Settings
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.visualization.progress import ProgressBars
+from dino_tracker_ros.visualization.video import open_frames
 
 OWN_FRAMES = 96  # of the user's own input, unless --count says otherwise
 MADE_FRAMES = 48
@@ -61,7 +67,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m dino_tracker_ros.evaluation.demo",
         description="Replays a clip to the live node and shows the tracks it publishes.",
     )
-    add_source_options(parser, required=False)
+    sources = parser.add_mutually_exclusive_group()
+    sources.add_argument("--video", type=Path, metavar="FILE", help="a video file")
+    sources.add_argument("--frames", type=Path, metavar="FOLDER", help="a folder of pictures")
+    sources.add_argument("--bag", type=Path, metavar="PATH", help="a ROS 1 or ROS 2 bag")
+    parser.add_argument("--topic", default="", help="the bag's image topic")
+    parser.add_argument(
+        "--rate", type=float, default=10.0, metavar="HZ", help="of a folder's pictures (default 10)"
+    )
+    parser.add_argument("--count", type=int, metavar="N", help="at most so many frames")
     parser.add_argument(
         "--out", type=Path, default=Path("out"), metavar="FOLDER", help="for the results"
     )
@@ -78,7 +92,6 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     values = _checked_values(options.values)
     options.out.mkdir(parents=True, exist_ok=True)
-    isolate()
     started = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="dino_tracker_demo_") as folder,
@@ -91,15 +104,18 @@ def _run(options: argparse.Namespace) -> None:
             truth = _labelled_clip(options)
         elif options.count is None:
             options.count = OWN_FRAMES
-        frames = open_source(options)
+        frames = _open_source(options)
         if len(frames) < 2:
             raise ClipError(f"{len(frames)} frame: tracking needs at least two")
-        stamps = time.time_ns() + np.array([frame.stamp for frame in frames], np.int64)
-        stamps -= frames[0].stamp
+        stamps = np.array([frame.stamp for frame in frames], np.int64)
         queries = np.zeros((0, 3), np.float32) if truth is None else truth.queries
+        parameters = {"preset": options.preset}
+        if truth is None:
+            parameters["queries.grid_spacing"] = str(Settings().queries.grid_spacing)
+        # A machine without a GPU falls behind a camera; here every frame waits its turn.
         result = run_live(
-            _parameters(options.preset, len(frames), truth is None, values),
-            _source(options), len(frames), stamps, queries, options.out / "node.log", bars,
+            frames, queries, 1.0, evaluation_parameters(), {**parameters, **values},
+            options.out / "node.log", bars,
         )  # fmt: skip
         if not result.clips:
             last = result.diagnostics.get("last_error", "")
@@ -142,42 +158,15 @@ def _checked_values(texts: Sequence[str]) -> dict[str, str]:
         if not equals:
             raise SettingError(f"--set {text}: write NAME=VALUE, such as optimizer.iterations=300")
         values[name] = value
-    known = {info.name: info for info in describe(with_values(Settings(), values))}
-    # Written so that ROS reads the right type: 5.0 for a number that may have a fraction.
-    return {
-        name: str(known[name].value).lower() if known[name].type is bool else str(known[name].value)
-        for name in values
-    }
+    return parameter_texts(values)
 
 
-def _parameters(
-    preset: str, frame_count: int, grid: bool, values: Mapping[str, str]
-) -> dict[str, str]:
-    parameters = {
-        "preset": preset,
-        # A machine without a GPU falls behind a camera; here every frame waits its turn.
-        "clip.queue": str(frame_count),
-        "clip.drop": "newest",
-        "image.reliability": "reliable",
-        "image.qos_depth": str(min(1000, frame_count)),
-        "clip.minimum_frames": "1",
-    }
-    if not grid:
-        parameters["queries.grid_spacing"] = "0"
-    return {**parameters, **values}
-
-
-def _source(options: argparse.Namespace) -> list[str]:
-    for name in ("video", "frames", "bag"):
-        path = getattr(options, name)
-        if path is not None:
-            source = [f"--{name}", str(path), "--rate", str(options.rate)]
-            break
-    if options.topic:
-        source += ["--topic", options.topic]
-    if options.count is not None:
-        source += ["--count", str(options.count)]
-    return source
+def _open_source(options: argparse.Namespace) -> Sequence[Frame]:
+    if options.bag is not None:
+        return read_bag(options.bag, options.topic, options.count)
+    if options.video is not None:
+        return open_frames(options.video, count=options.count)
+    return open_frames(options.frames, rate=options.rate, count=options.count)
 
 
 def _tracked(frames: Sequence[Frame], stamps: NDArray[np.int64], tracks: Tracks) -> Sequence[Frame]:

@@ -1,34 +1,39 @@
-"""A live run: the node in one process, a camera in another, and this one listening to /tracks."""
+"""A live run: frames played to a node in a process of its own, and what it says on /tracks."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dino_tracker_ros.evaluation.assembly import Clip
+from dino_tracker_ros.evaluation.listener import Listener, Recorded
+from dino_tracker_ros.evaluation.player import Player
+from dino_tracker_ros.ros.node_settings import NodeSettings
+from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.errors import TrackerError
+from dino_tracker_ros.tracking.settings import Settings, Value, describe, with_values
 
 PACKAGE = "dino_tracker_ros"
 NODE = "dino_tracker"
-STATUS_NAME = f"{NODE}: tracker"
-QUEUE = 100
 LATE = 10.0  # s after the last image until one that is missing counts as lost
+DOMAINS = 101  # the highest one that is safe beside Linux's own ports
 
 
 class LiveError(TrackerError):
-    """A live run failed: ROS is not there, or a process did not do its part in time."""
+    """A live run failed: ROS is not there, or the node did not do its part in time."""
 
 
 @dataclass(frozen=True)
@@ -52,29 +57,25 @@ class LiveResult:
 
     Attributes:
         clips: tracks of each TrackArray, in order.
+        recorded: the same as they came over the wire.
         diagnostics: the node's last report, key to value.
         seconds: from the first image to the last tracks.
+        published: images that were played.
+        latencies: float64, s, of every tracked image, from its publication to its first tracks.
+        lag: from the last image to the last tracks, s.
     """
 
     clips: tuple[Clip, ...]
+    recorded: tuple[Recorded, ...]
     diagnostics: Mapping[str, str]
     seconds: float
+    published: int
+    latencies: NDArray[np.float64]
+    lag: float
 
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, how many steps of it are done, and how many there are."""
-
-
-def isolate() -> None:
-    """Keeps this process and its children to themselves; call it before rclpy is initialised.
-
-    A ROS domain of their own, loopback only, and a transport that large images get through.
-    """
-    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    if os.environ.get("ROS_DISTRO") == "humble":  # newer ones warn about it
-        os.environ["ROS_LOCALHOST_ONLY"] = "1"
-    os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "LARGE_DATA"
 
 
 def node_command() -> list[str]:
@@ -102,50 +103,101 @@ def node_command() -> list[str]:
     return [sys.executable, str(executable)]
 
 
+def evaluation_parameters() -> Path:
+    """The installed config/evaluation.yaml, with which no image is lost."""
+    from ament_index_python.packages import get_package_share_directory
+
+    return Path(get_package_share_directory(PACKAGE)) / "config" / "evaluation.yaml"
+
+
+def parameter_texts(values: Mapping[str, str]) -> dict[str, str]:
+    """Parameters given by the user, refused here rather than by the node.
+
+    Args:
+        values: text by name, settings of the tracker or of the node.
+
+    Returns:
+        The values written so that ROS reads the right type: 5.0 where there may be a fraction.
+
+    Raises:
+        SettingError: a name that does not exist, or a value that is not allowed.
+    """
+    of_node = {info.name for info in describe(NodeSettings())}
+    own = {name: value for name, value in values.items() if name in of_node}
+    tracker = {name: value for name, value in values.items() if name not in of_node}
+    trees = (with_values(NodeSettings(), own), with_values(Settings(), tracker))
+    return {
+        info.name: _text(info.value)
+        for tree in trees
+        for info in describe(tree)
+        if info.name in values
+    }
+
+
+def _text(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def run_live(
-    parameters: Mapping[str, str],
-    source: Sequence[str],
-    frame_count: int,
-    stamps: NDArray[np.int64],
+    frames: Sequence[Frame],
     queries: NDArray[np.float32],
+    rate: float,
+    params_file: Path,
+    parameters: Mapping[str, str],
     log: Path,
     progress: Progress,
     patience: Patience = Patience(),
 ) -> LiveResult:
-    """Replays frames to a node of its own and listens until all of them are tracked.
+    """Plays frames to a node of its own and listens until all of them are tracked.
 
     Args:
-        parameters: of the node, by name.
-        source: options of `replay` that name the frames.
-        frame_count: T.
-        stamps: int64 [T], ns, what the images will be stamped with.
+        frames: T frames, stamps increasing.
         queries: float32 [N, 3], (t, x, y), sent to the node beforehand; may be empty.
-        log: file for what the processes print.
+        rate: how much faster than recorded; infinity does not wait between frames.
+        params_file: the node's parameters, in ROS's YAML.
+        parameters: of the node, by name; they go before those of the file.
+        log: file for what the node prints.
         progress: told about every stage.
 
     Raises:
-        LiveError: a process ended or nothing went on for too long.
+        LiveError: the node ended, or nothing went on for too long.
+        PlayerError: the frames cannot be played.
     """
-    node = [*node_command(), "--ros-args"]
-    for name, value in parameters.items():
-        node += ["-p", f"{name}:={value}"]
-    camera = [
-        sys.executable, "-m", "dino_tracker_ros.evaluation.replay", *source,
-        "--first-stamp", str(stamps[0]),
-    ]  # fmt: skip
-    with log.open("w") as output, _listener() as listener:
-        with _process(node, output, patience.stop) as tracker:
-            _await_active(listener, tracker, log, patience.start, progress)
-            listener.ask(queries, stamps, patience.start)
-            with _process(camera, output, patience.stop, subprocess.PIPE) as player:
-                begin = time.monotonic()
-                _await_tracks(listener, tracker, player, frame_count, log, patience, progress)
-                seconds = time.monotonic() - begin
-        return LiveResult(tuple(listener.clips), dict(listener.diagnostics), seconds)
+    command = [*node_command(), "--ros-args", "--params-file", str(params_file)]
+    for name, value in {**parameters, "use_sim_time": "true"}.items():
+        command += ["-p", f"{name}:={value}"]
+    if not params_file.is_file():
+        raise LiveError(f"there is no file of parameters '{params_file}'")
+    with _domain_of_its_own() as domain, log.open("w") as output, _listener(domain) as listener:
+        player = Player(listener.node, frames, rate)
+        with _process(command, output, patience.stop) as tracker:
+            _await_active(listener, player, tracker, log, patience.start, progress)
+            _ask(listener, frames, queries, patience.start)
+            begin = time.monotonic()
+            _play(listener, player, tracker, len(frames), log, patience, progress)
+        return _result(listener, player, time.monotonic() - begin)
+
+
+def _result(listener: Listener, player: Player, seconds: float) -> LiveResult:
+    published = player.published_at
+    latencies = [
+        at - published[stamp] for stamp, at in listener.tracked_at.items() if stamp in published
+    ]
+    lag = max(listener.tracked_at.values(), default=0.0) - max(published.values(), default=0.0)
+    return LiveResult(
+        clips=tuple(listener.clips),
+        recorded=tuple(listener.recorded),
+        diagnostics=dict(listener.diagnostics),
+        seconds=seconds,
+        published=len(published),
+        latencies=np.array(latencies, np.float64),
+        lag=max(0.0, lag),
+    )
 
 
 def _await_active(
-    listener: _Listener,
+    listener: Listener,
+    player: Player,
     tracker: subprocess.Popen[str],
     log: Path,
     seconds: float,
@@ -153,9 +205,9 @@ def _await_active(
 ) -> None:
     give_up = time.monotonic() + seconds
     progress("starting the node", 0, 1)
-    while listener.diagnostics.get("state") != "active":
-        listener.spin()
-        _check_alive(tracker, "the node", log)
+    while listener.diagnostics.get("state") != "active" or not player.is_heard:
+        listener.spin(0.1)
+        _check_alive(tracker, log)
         if listener.diagnostics.get("state") == "unconfigured" and listener.failed:
             raise LiveError(f"the node cannot start: {listener.diagnostics['last_error']}")
         if time.monotonic() > give_up:
@@ -163,84 +215,154 @@ def _await_active(
     progress("starting the node", 1, 1)
 
 
-def _await_tracks(
-    listener: _Listener,
+def _ask(
+    listener: Listener, frames: Sequence[Frame], queries: NDArray[np.float32], seconds: float
+) -> None:
+    """Sends the query points, and waits until the node has them: images must not overtake them."""
+    stamps = {int(t): frames[int(t)].stamp for t in np.unique(queries[:, 0])}
+    give_up = time.monotonic() + seconds
+    while not listener.ask(queries, stamps):
+        listener.spin(0.1)
+        if time.monotonic() > give_up:
+            raise LiveError("nobody subscribes to the query points")
+    while listener.number("queries_waiting") + listener.number("queries_refused") < len(queries):
+        listener.spin(0.1)
+        if time.monotonic() > give_up:
+            raise LiveError(f"the node did not take {len(queries)} query points")
+
+
+def _play(
+    listener: Listener,
+    player: Player,
     tracker: subprocess.Popen[str],
-    player: subprocess.Popen[str],
     frame_count: int,
     log: Path,
     patience: Patience,
     progress: Progress,
 ) -> None:
-    published = _Counter(player)
+    """Plays the frames, and returns when the tracks of all of them are there."""
+    number = listener.number
     last_sign, last_change = None, time.monotonic()
-    flushed_at, played_at = -1, time.monotonic()
+    flushed_at = -1
     while True:
-        listener.spin()
-        _check_alive(tracker, "the node", log)
-        if player.poll() not in (None, 0):
-            raise LiveError(f"the replay failed: {_last_line(log)}")
-        now = listener.numbers()
-        progress("replaying", published.value, frame_count)
-        progress("features and flow", now["frames_processed"], frame_count)
-        if now["fit.iterations"]:
-            progress("optimizing", now["fit.iteration"], now["fit.iterations"])
-        if player.poll() is None:
-            played_at = time.monotonic()
-        through = now["frames_processed"] + now["frames_dropped"]
+        listener.spin(player.play())
+        _check_alive(tracker, log)
+        now = time.monotonic()
+        progress("replaying", len(player.published_at), frame_count)
+        progress("features and flow", number("frames_processed"), frame_count)
+        if number("fit.iterations"):
+            progress("optimizing", number("fit.iteration"), number("fit.iterations"))
+        if not player.is_through:
+            last_change = now
+            continue
+        through = number("frames_processed") + number("frames_dropped")
         # An image may have been lost on the way, whatever the middleware promises.
-        all_in = through >= frame_count or time.monotonic() - played_at > LATE
-        idle = listener.diagnostics.get("stage") == "idle" and not now["queue"]
-        if player.poll() == 0 and all_in and idle:
-            if now["clip_pending"]:
-                if flushed_at != now["clips"]:
-                    flushed_at = now["clips"]
+        all_in = through >= frame_count or now - max(player.published_at.values()) > LATE
+        if all_in and listener.diagnostics.get("stage") == "idle" and not number("queue"):
+            if number("clip_pending") and number("clip_frames") > 1:
+                if flushed_at != number("clips"):
+                    flushed_at = number("clips")
                     listener.flush()
-            elif len(listener.clips) >= now["clips"]:
+            elif len(listener.clips) >= number("clips"):
                 return
-        sign = (published.value, listener.signs())
+        sign = listener.signs()
         if sign != last_sign:
-            last_sign, last_change = sign, time.monotonic()
-        elif time.monotonic() - last_change > patience.progress:
+            last_sign, last_change = sign, now
+        elif now - last_change > patience.progress:
             raise LiveError(
                 f"nothing went on for {patience.progress:.0f} s at stage "
                 f"'{listener.diagnostics.get('stage')}'; the log: {log}"
             )
 
 
-def _check_alive(process: subprocess.Popen[str], name: str, log: Path) -> None:
+def _check_alive(process: subprocess.Popen[str], log: Path) -> None:
     if process.poll() is not None:
-        raise LiveError(f"{name} ended with code {process.returncode}: {_last_line(log)}")
+        lines = log.read_text(errors="replace").strip().splitlines()
+        said = f"{lines[-1]} (all of it: {log})" if lines else f"it said nothing (log: {log})"
+        raise LiveError(f"the node ended with code {process.returncode}: {said}")
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return f"{lines[-1]} (all of it: {log})" if lines else f"it said nothing (log: {log})"
-
-
-class _Counter:
-    """The last number that a process printed."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.value = 0
-        self._stream = process.stdout
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self._stream is not None
-        for line in self._stream:
-            if line.strip().isdigit():
-                self.value = int(line)
+# Processes and DDS ---------------------------------------------------------------------------
 
 
 @contextmanager
-def _process(
-    command: Sequence[str], log: Any, patience: float, stdout: int | None = None
-) -> Iterator[subprocess.Popen[str]]:
+def _domain_of_its_own() -> Iterator[int]:
+    """Keeps this process and its children to themselves, also from other live runs.
+
+    A ROS domain that nobody else's live run on this machine has, loopback only, and a transport
+    that large images get through.
+    """
+    with _reserved_domain() as domain:
+        own = {
+            "ROS_DOMAIN_ID": str(domain),
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+            "FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA",
+        }
+        if os.environ.get("ROS_DISTRO") == "humble":  # newer ones warn about it
+            own["ROS_LOCALHOST_ONLY"] = "1"
+        before = {name: os.environ.get(name) for name in own}
+        os.environ.update(own)
+        try:
+            yield domain
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+@contextmanager
+def _reserved_domain() -> Iterator[int]:
+    """A domain whose lock file is ours while the block runs."""
+    for step in range(DOMAINS):
+        domain = 1 + (os.getpid() + step) % DOMAINS
+        lock = _locked(Path(tempfile.gettempdir()) / f"{PACKAGE}_domain_{domain}.lock")
+        if lock is not None:
+            with lock:
+                yield domain
+            return
+    raise LiveError(f"{DOMAINS} live runs are under way on this machine: wait for one to end")
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The file, open and locked; None where another run has it, or it is another user's."""
+    try:
+        lock = path.open("w")
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return lock
+
+
+@contextmanager
+def _listener(domain: int) -> Iterator[Listener]:
+    try:
+        import rclpy
+    except ImportError as error:
+        raise LiveError(f"ROS 2 cannot be imported ({error}): run 'make demo'") from error
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    try:
+        listener = Listener(context, NODE)
+        try:
+            yield listener
+        finally:
+            listener.close()
+    finally:
+        rclpy.shutdown(context=context)
+
+
+@contextmanager
+def _process(command: Sequence[str], log: Any, patience: float) -> Iterator[subprocess.Popen[str]]:
     """A child in its own group, so that Ctrl-C reaches it once, from here, and never survives."""
     process = subprocess.Popen(
         command,
-        stdout=log if stdout is None else stdout,
+        stdout=log,
         stderr=log,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
@@ -261,106 +383,3 @@ def _end(process: subprocess.Popen[str], patience: float) -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-@contextmanager
-def _listener() -> Iterator[_Listener]:
-    try:
-        import rclpy
-        from rclpy.signals import SignalHandlerOptions
-    except ImportError as error:
-        raise LiveError(f"ROS 2 cannot be imported ({error}): run 'make demo'") from error
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        yield _Listener()
-    finally:
-        rclpy.shutdown()
-
-
-class _Listener:
-    """Subscribed to /tracks and /diagnostics like anyone else."""
-
-    def __init__(self) -> None:
-        import rclpy
-        from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-        from geometry_msgs.msg import PolygonStamped
-        from std_srvs.srv import Trigger
-
-        from dino_tracker_ros.msg import TrackArray
-
-        self.clips: list[Clip] = []
-        self.diagnostics: dict[str, str] = {}
-        self.failed = False
-        self._error_level = DiagnosticStatus.ERROR
-        self._node = rclpy.create_node("listener")
-        self._node.create_subscription(TrackArray, "tracks", self._on_tracks, QUEUE)
-        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_report, QUEUE)
-        self._asking = self._node.create_publisher(PolygonStamped, f"{NODE}/query_points", QUEUE)
-        self._flush: Any = self._node.create_client(Trigger, f"{NODE}/flush")
-
-    def spin(self, seconds: float = 0.1) -> None:
-        """Takes what comes in that time."""
-        import rclpy
-
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            rclpy.spin_once(self._node, timeout_sec=left)
-
-    def ask(self, queries: NDArray[np.float32], stamps: NDArray[np.int64], patience: float) -> None:
-        """Sends query points, one message for each frame they are on."""
-        from geometry_msgs.msg import Point32, Polygon, PolygonStamped
-
-        from dino_tracker_ros.ros.messages import time_of
-
-        if not len(queries):
-            return
-        give_up = time.monotonic() + patience
-        while not self._asking.get_subscription_count():
-            self.spin()
-            if time.monotonic() > give_up:
-                raise LiveError(f"nobody subscribes to {self._asking.topic_name}")
-        for time_index in np.unique(queries[:, 0]):
-            message = PolygonStamped()
-            message.header.stamp = time_of(stamps[int(time_index)])
-            own = queries[queries[:, 0] == time_index]
-            message.polygon = Polygon(points=[Point32(x=float(x), y=float(y)) for _, x, y in own])
-            self._asking.publish(message)
-        # Images must not overtake the points: wait until the node has them.
-        while self.numbers()["queries_waiting"] + self.numbers()["queries_refused"] < len(queries):
-            self.spin()
-            if time.monotonic() > give_up:
-                raise LiveError(f"the node did not take {len(queries)} query points")
-
-    def flush(self) -> None:
-        """Asks the node to track the frames that wait for a full clip."""
-        from std_srvs.srv import Trigger
-
-        self._flush.call_async(Trigger.Request())
-
-    def numbers(self) -> dict[str, int]:
-        """The counters of the last report, 0 where there is none."""
-        names = (
-            "frames_processed", "frames_dropped", "queue", "clips", "clips_failed", "clip_pending",
-            "fit.iteration", "fit.iterations", "queries_waiting", "queries_refused",
-        )  # fmt: skip
-        return {name: int(float(self.diagnostics.get(name, "0") or 0)) for name in names}
-
-    def signs(self) -> tuple[object, ...]:
-        """Whatever changes while the node gets on."""
-        numbers = self.numbers()
-        keys = ("stage", "seconds.features", "seconds.flow", "seconds.track")
-        return (*numbers.values(), *(self.diagnostics.get(key) for key in keys), len(self.clips))
-
-    def _on_tracks(self, message: Any) -> None:
-        from dino_tracker_ros.ros.messages import tracks_of
-
-        tracks, ids, _ = tracks_of(message)
-        self.clips.append((tracks, ids))
-
-    def _on_report(self, message: Any) -> None:
-        for status in message.status:
-            if status.name == STATUS_NAME:
-                self.diagnostics = {value.key: value.value for value in status.values}
-                self.failed = status.level == self._error_level

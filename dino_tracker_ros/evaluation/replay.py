@@ -1,129 +1,129 @@
-"""Publishes recorded pictures as a camera would: sensor_msgs/Image, in real time.
-
-Run as a process of its own: python -m dino_tracker_ros.evaluation.replay --help
-"""
+"""Replay: a clip played to the node over DDS, its tracks recorded as a bag, and how it kept up."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from dino_tracker_ros.evaluation.bags import read_bag
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_tracker_ros.evaluation.bag_types import TRACK_ARRAY
+from dino_tracker_ros.evaluation.bag_writer import check_new_bag, new_bag
+from dino_tracker_ros.evaluation.live import (
+    LiveError,
+    LiveResult,
+    Progress,
+    evaluation_parameters,
+    parameter_texts,
+    run_live,
+)
+from dino_tracker_ros.evaluation.track_bags import read_track_bag
 from dino_tracker_ros.tracking.clip import Frame
-from dino_tracker_ros.tracking.errors import TrackerError
-from dino_tracker_ros.visualization.video import open_frames
+from dino_tracker_ros.tracking.tracks import Tracks
 
-FRAME_ID = "camera"
-
-
-class ReplayError(TrackerError):
-    """Nobody receives the images."""
+TOPIC = "/tracks"
 
 
-def add_source_options(parser: argparse.ArgumentParser, required: bool) -> None:
-    """Options that name where frames come from; `open_source` reads them."""
-    sources = parser.add_mutually_exclusive_group(required=required)
-    sources.add_argument("--video", type=Path, metavar="FILE", help="a video file")
-    sources.add_argument("--frames", type=Path, metavar="FOLDER", help="a folder of pictures")
-    sources.add_argument("--bag", type=Path, metavar="PATH", help="a ROS 1 or ROS 2 bag")
-    parser.add_argument("--topic", default="", help="the bag's image topic")
-    parser.add_argument(
-        "--rate", type=float, default=10.0, metavar="HZ", help="of a folder's pictures (default 10)"
-    )
-    parser.add_argument("--count", type=int, metavar="N", help="at most so many frames")
+@dataclass(frozen=True)
+class LiveRun:
+    """What one replay gave.
 
-
-def open_source(options: argparse.Namespace) -> Sequence[Frame]:
-    """The frames that the options name.
-
-    Raises:
-        VideoError, BagError: they cannot be read.
+    Attributes:
+        tracks: all that the node tracked, read from the recorded bag; over the stamps that it got.
+        ids: uint32 [N].
+        measures: of this run; see `measures_of`.
+        stages: seconds of the node in each stage, by name.
+        seconds: from the first image to the last tracks.
     """
-    if options.bag is not None:
-        return read_bag(options.bag, options.topic, options.count)
-    if options.video is not None:
-        return open_frames(options.video, count=options.count)
-    return open_frames(options.frames, rate=options.rate, count=options.count)
+
+    tracks: Tracks
+    ids: NDArray[np.uint32]
+    measures: Mapping[str, float]
+    stages: Mapping[str, float]
+    seconds: float
 
 
-def replay(
+def replay_clip(
     frames: Sequence[Frame],
-    topic: str,
-    first_stamp: int,
-    patience: float,
-    progress: Callable[[int], None],
-) -> None:
-    """Publishes the frames at the pace of their stamps.
+    queries: NDArray[np.float32],
+    settings_values: Mapping[str, str],
+    preset: str,
+    rate: float,
+    record: Path,
+    log: Path,
+    progress: Progress,
+    params_file: Path | None = None,
+) -> LiveRun:
+    """Plays a clip to a node of its own, with the recorded stamps, and records /tracks.
 
     Args:
-        frames: T frames.
-        topic: of sensor_msgs/Image, published reliably.
-        first_stamp: stamp of the first message, ns; the others follow as far behind as recorded.
-        patience: seconds to wait for a subscriber, and for the last images to be received.
-        progress: told how many frames are published.
+        frames: T frames, stamps increasing.
+        queries: float32 [N, 3], (t, x, y), sent to the node beforehand.
+        settings_values: settings of the tracker or the node that differ, as text, by name.
+        preset: one of PRESETS, or "auto".
+        rate: how much faster than recorded; infinity does not wait between frames.
+        record: bag for the tracks, replaced where it exists; it appears whole or not at all.
+        log: file for what the node prints.
+        progress: told about every stage.
+        params_file: the node's parameters in ROS's YAML, as a robot has them; None loses no image
+            and tracks no points but the queries.
 
     Raises:
-        ReplayError: no subscriber came, or the images were not received.
+        SettingError: a setting that does not exist, or a value it does not allow.
+        LiveError: ROS is not there, the node failed, or it tracked nothing.
+        PlayerError, OutputError, BagError: the frames cannot be played or the bag not be written.
     """
-    import rclpy
-    from rclpy.duration import Duration
-    from rclpy.qos import QoSProfile, ReliabilityPolicy
-    from rclpy.signals import SignalHandlerOptions
-    from sensor_msgs.msg import Image
-
-    from dino_tracker_ros.ros.messages import image_message
-
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node("replay")
-    try:
-        quality = QoSProfile(depth=len(frames), reliability=ReliabilityPolicy.RELIABLE)
-        publisher = node.create_publisher(Image, topic, quality)
-        give_up = time.monotonic() + patience
-        while not publisher.get_subscription_count():
-            if time.monotonic() > give_up:
-                raise ReplayError(f"nobody subscribes to {topic} after {patience:.0f} s")
-            time.sleep(0.05)
-        begin, first = time.monotonic(), frames[0].stamp
-        for number, frame in enumerate(frames, start=1):
-            behind = frame.stamp - first
-            time.sleep(max(0.0, begin + behind * 1e-9 - time.monotonic()))
-            publisher.publish(image_message(frame.image, first_stamp + behind, FRAME_ID))
-            progress(number)
-        if not publisher.wait_for_all_acked(Duration(seconds=patience)):
-            raise ReplayError(f"images on {topic} were not received within {patience:.0f} s")
-    finally:
-        node.destroy_node()
-        rclpy.shutdown()
+    parameters = {"preset": preset}
+    if params_file is None:
+        params_file = evaluation_parameters()
+        parameters["clip.flush_after"] = "0.0"  # the last clip is asked for, no other may be short
+    parameters.update(parameter_texts(settings_values))
+    check_new_bag(record, overwrite=True)
+    result = run_live(frames, queries, rate, params_file, parameters, log, progress)
+    if not result.clips:
+        said = result.diagnostics.get("last_error") or f"no error either; its log: {log}"
+        raise LiveError(f"the node published no tracks: {said}")
+    with new_bag(record, overwrite=True) as bag:
+        for received, data in result.recorded:
+            bag.write_serialized(TOPIC, TRACK_ARRAY, received, data)
+    tracks, ids = read_track_bag(record, TOPIC)
+    stages = {
+        name.partition(".")[2]: float(value)
+        for name, value in result.diagnostics.items()
+        if name.startswith("seconds.")
+    }
+    return LiveRun(tracks, ids, measures_of(result), stages, result.seconds)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the process; says on stdout how many frames are published."""
-    parser = argparse.ArgumentParser(description="Publishes pictures as a camera would.")
-    add_source_options(parser, required=True)
-    parser.add_argument("--image-topic", default="image_raw", help="where to publish")
-    parser.add_argument(
-        "--first-stamp", type=int, metavar="NS", help="of the first image (default now)"
+def measures_of(result: LiveResult) -> dict[str, float]:
+    """What only a live run has.
+
+    Returns:
+        latency_median, latency_95: s from an image's publication to the first tracks that hold it;
+        lag: s from the last image to the last tracks, which is how far the node was behind;
+        frames_published, frames_tracked;
+        frames_lost: never reached the node; frames_dropped: it dropped, and among them
+        dropped.REASON for every reason that occurred.
+    """
+    received, processed, dropped = (
+        float(result.diagnostics[name])
+        for name in ("frames_received", "frames_processed", "frames_dropped")
     )
-    parser.add_argument(
-        "--patience", type=float, default=30.0, metavar="S", help="how long to wait for a reader"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        replay(
-            open_source(options),
-            options.image_topic,
-            time.time_ns() if options.first_stamp is None else options.first_stamp,
-            options.patience,
-            lambda number: print(number, flush=True),
-        )
-    except TrackerError as error:
-        print(f"replay: error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    median, high = np.percentile(result.latencies, [50, 95])
+    reasons = {
+        name: float(value)
+        for name, value in result.diagnostics.items()
+        if name.startswith("dropped.") and float(value)
+    }
+    return {
+        "latency_median": float(median),
+        "latency_95": float(high),
+        "lag": result.lag,
+        "frames_published": float(result.published),
+        "frames_tracked": processed,
+        "frames_lost": result.published - received,
+        "frames_dropped": dropped,
+        **reasons,
+    }

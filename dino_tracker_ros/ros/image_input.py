@@ -15,7 +15,7 @@ from dino_tracker_ros.ros.diagnostics import InputStatus
 from dino_tracker_ros.ros.image_decoding import ImageError, decode, decode_compressed
 from dino_tracker_ros.ros.loading import MissingPackageError
 from dino_tracker_ros.ros.messages import stamp_of
-from dino_tracker_ros.ros.parameters import DepthSettings, ImageSettings
+from dino_tracker_ros.ros.node_settings import DepthSettings, ImageSettings
 from dino_tracker_ros.tracking.clip import Frame
 
 IMAGE_TOPIC = "image_raw"

@@ -28,7 +28,8 @@ from dino_tracker_ros.ros.diagnostics import (
 from dino_tracker_ros.ros.image_decoding import ImageError
 from dino_tracker_ros.ros.image_input import ImageInput
 from dino_tracker_ros.ros.loading import automatic_preset, load_tracker, release_memory
-from dino_tracker_ros.ros.parameters import NodeParameters, NodeSettings
+from dino_tracker_ros.ros.node_settings import NodeSettings
+from dino_tracker_ros.ros.parameters import NodeParameters
 from dino_tracker_ros.ros.worker import (
     ClipResult,
     Numbering,

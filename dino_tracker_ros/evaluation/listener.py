@@ -1,0 +1,140 @@
+"""Subscribed to /tracks and /diagnostics like anyone else, and asks for points."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_tracker_ros.evaluation.assembly import Clip
+
+QUEUE = 100  # messages
+Recorded = tuple[int, bytes]
+"""When a message was received, ns, and the message as it came over the wire."""
+
+
+class Listener:
+    """Hears all that a tracker node publishes while it is spun.
+
+    Args:
+        context: of rclpy, initialised.
+        tracker: name of the tracker node.
+
+    Attributes:
+        node: the rclpy node behind it.
+        clips: tracks of each TrackArray.
+        recorded: the same, serialized.
+        tracked_at: stamp, ns, to the time.monotonic() at which tracks first had it.
+        diagnostics: the last report, key to value.
+        failed: whether its level was ERROR.
+    """
+
+    def __init__(self, context: Any, tracker: str) -> None:
+        import rclpy
+        from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+        from rclpy.executors import SingleThreadedExecutor
+        from std_srvs.srv import Trigger
+
+        from dino_tracker_ros.msg import TrackArray
+
+        self.clips: list[Clip] = []
+        self.recorded: list[Recorded] = []
+        self.tracked_at: dict[int, float] = {}
+        self.diagnostics: dict[str, str] = {}
+        self.failed = False
+        self._status_name = f"{tracker}: tracker"
+        self._error_level = DiagnosticStatus.ERROR
+        self.node: Any = rclpy.create_node("listener", context=context)
+        self.node.create_subscription(TrackArray, "tracks", self._on_tracks, QUEUE, raw=True)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_report, QUEUE)
+        self._asking = query_publisher(self.node, tracker)
+        self._flush: Any = self.node.create_client(Trigger, f"{tracker}/flush")
+        self._executor: Any = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self.node)
+
+    def close(self) -> None:
+        """Ends the node."""
+        self._executor.shutdown()
+        self.node.destroy_node()
+
+    def spin(self, seconds: float) -> None:
+        """Takes what is there, and what comes in that time."""
+        end = time.monotonic() + seconds
+        self._executor.spin_once(timeout_sec=seconds)
+        while (left := end - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def ask(self, queries: NDArray[np.float32], stamps: Mapping[int, int]) -> bool:
+        """Sends query points; false where nobody subscribes to them yet."""
+        if not self._asking.get_subscription_count():
+            return not len(queries)
+        send_queries(self._asking, queries, stamps)
+        return True
+
+    def flush(self) -> None:
+        """Asks the node to track the frames that wait for a full clip."""
+        from std_srvs.srv import Trigger
+
+        self._flush.call_async(Trigger.Request())
+
+    def number(self, name: str) -> int:
+        """A counter of the last report, 0 where there is none."""
+        return int(float(self.diagnostics.get(name, "0") or 0))
+
+    def signs(self) -> tuple[object, ...]:
+        """Whatever changes while the node gets on."""
+        names = (
+            "stage", "seconds.features", "seconds.flow", "seconds.track", "frames_processed",
+            "frames_dropped", "queue", "clips", "clips_failed", "clip_pending", "fit.iteration",
+            "fit.iterations",
+        )  # fmt: skip
+        return (*(self.diagnostics.get(name) for name in names), len(self.clips))
+
+    def _on_tracks(self, data: bytes) -> None:
+        from rclpy.serialization import deserialize_message
+
+        from dino_tracker_ros.msg import TrackArray
+        from dino_tracker_ros.ros.messages import tracks_of
+
+        now = time.monotonic()
+        self.recorded.append((time.time_ns(), data))
+        tracks, ids, _ = tracks_of(deserialize_message(data, TrackArray))
+        self.clips.append((tracks, ids))
+        for stamp in tracks.stamps.tolist():
+            self.tracked_at.setdefault(stamp, now)
+
+    def _on_report(self, message: Any) -> None:
+        for status in message.status:
+            if status.name == self._status_name:
+                self.diagnostics = {value.key: value.value for value in status.values}
+                self.failed = status.level == self._error_level
+
+
+def query_publisher(node: Any, tracker: str) -> Any:
+    """A publisher of query points for a tracker node of that name."""
+    from geometry_msgs.msg import PolygonStamped
+
+    return node.create_publisher(PolygonStamped, f"{tracker}/query_points", 1000)
+
+
+def send_queries(publisher: Any, queries: NDArray[np.float32], stamps: Mapping[int, int]) -> None:
+    """Publishes query points, one message for each frame they are on.
+
+    Args:
+        publisher: made by `query_publisher`.
+        queries: float32 [N, 3], (t, x, y).
+        stamps: ns, of every frame t.
+    """
+    from geometry_msgs.msg import Point32, Polygon, PolygonStamped
+
+    from dino_tracker_ros.ros.messages import time_of
+
+    for time_index in np.unique(queries[:, 0]).astype(int).tolist():
+        message = PolygonStamped()
+        message.header.stamp = time_of(stamps[time_index])
+        own = queries[queries[:, 0] == time_index]
+        message.polygon = Polygon(points=[Point32(x=float(x), y=float(y)) for _, x, y in own])
+        publisher.publish(message)

@@ -1,0 +1,168 @@
+"""A clip played to a real node around a stand-in for the model, and what is recorded of it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+pytest.importorskip("dino_tracker_ros.msg", reason="needs this package's messages (colcon build)")
+pytest.importorskip("rosbags", reason="the bags are written and read by the package rosbags")
+
+from tracker_double import REFUSED, VELOCITY
+
+from dino_tracker_ros.evaluation import live
+from dino_tracker_ros.evaluation.assembly import tracks_of_queries
+from dino_tracker_ros.evaluation.live import LiveError
+from dino_tracker_ros.evaluation.player import Player, PlayerError
+from dino_tracker_ros.evaluation.replay import LiveRun, replay_clip
+from dino_tracker_ros.evaluation.track_bags import read_track_messages
+from dino_tracker_ros.ros.messages import stamp_of
+from dino_tracker_ros.tracking.clip import Frame
+from dino_tracker_ros.tracking.errors import SettingError
+
+pytestmark = pytest.mark.ros
+DOUBLE = Path(__file__).parent / "node_with_double.py"
+FIRST = 1_300_000_000_000_000_000  # the stamps are of a day long gone
+QUERIES = np.array([[0, 10, 12], [0, 20, 8], [3, 30, 20]], np.float32)
+SMALL = {"clip.length": "6", "clip.overlap": "2"}
+
+
+@pytest.fixture(autouse=True)
+def double(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "node_command", lambda: [sys.executable, str(DOUBLE)])
+
+
+def made_frames(
+    count: int, period: float = 0.02, colour: tuple[int, int, int] = (0, 0, 0)
+) -> list[Frame]:
+    image = np.full((48, 64, 3), colour, np.uint8)
+    return [Frame(image, FIRST + round(1e9 * period * number)) for number in range(count)]
+
+
+def run(
+    tmp_path: Path,
+    frames: list[Frame],
+    rate: float = 1.0,
+    values: Mapping[str, str] | None = None,
+    **more: Any,
+) -> LiveRun:
+    values = {**SMALL, **(values or {})}
+    return replay_clip(
+        frames, QUERIES, values, "cpu", rate, tmp_path / "run", tmp_path / "node.log",
+        lambda stage, done, total: None, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rate", [1.0, 4.0, math.inf])
+def test_nothing_is_lost_whatever_the_rate(tmp_path: Path, rate: float) -> None:
+    frames = made_frames(15)
+    result = run(tmp_path, frames, rate)
+    stamps = np.array([frame.stamp for frame in frames])
+    np.testing.assert_array_equal(result.tracks.stamps, stamps)
+    tracks, found = tracks_of_queries(result.tracks, QUERIES, stamps)
+    assert found.all()
+    times = np.arange(15, dtype=np.float32)
+    for row, (t, x, y) in enumerate(QUERIES):
+        seen = ~tracks.occluded[row]
+        true = np.array([x, y]) + (times - t)[:, None] * VELOCITY
+        np.testing.assert_allclose(tracks.points[row, seen], true[seen], atol=1e-4)
+        assert seen[int(t) :].all()
+    measures = result.measures
+    assert measures["frames_published"] == measures["frames_tracked"] == 15
+    assert measures["frames_dropped"] == measures["frames_lost"] == 0
+    assert 0 < measures["latency_median"] <= measures["latency_95"] <= result.seconds
+    assert 0 < measures["lag"] <= result.seconds
+    assert not [name for name in measures if name.startswith("dropped.")]
+    assert result.stages["features"] > 0
+    recorded = read_track_messages(tmp_path / "run", "/tracks")
+    assert [len(clip[0].stamps) for clip in recorded.clips] == [6, 6, 6, 3]
+    assert recorded.frame_id == "camera"
+
+
+def test_the_users_own_parameters_may_lose_images_and_it_is_told(tmp_path: Path) -> None:
+    params = tmp_path / "robot.yaml"
+    params.write_text("/**:\n  ros__parameters:\n    queries: {grid_spacing: 16}\n")
+    result = run(tmp_path, made_frames(16), params_file=params, values={"clip.max_rate": "25"})
+    measures = result.measures
+    assert measures["frames_published"] == 16
+    assert measures["dropped.rate"] == measures["frames_dropped"] == 8
+    assert measures["frames_tracked"] == len(result.tracks.stamps) == 8
+    assert measures["frames_lost"] == 0
+    assert len(result.ids) > len(QUERIES)  # the robot's grid is there as well
+    # A point on an image that was dropped begins on the nearest that was not.
+    stamps = np.array([frame.stamp for frame in made_frames(16)])
+    _, found = tracks_of_queries(result.tracks, QUERIES, stamps)
+    assert found.all()
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "said"),
+    [
+        ({"values": {"clip.lenght": "6"}}, SettingError, "did you mean 'clip.length'"),
+        ({"values": {"clip.queue": "0"}}, SettingError, "clip.queue"),
+        ({"values": {"device": "cuda:7"}}, LiveError, "device is 'cuda:7'"),
+        ({"rate": 0.0}, PlayerError, "rate of playback is 0"),
+        ({"params_file": Path("none.yaml")}, LiveError, "no file of parameters 'none.yaml'"),
+    ],
+)
+def test_what_goes_wrong_is_told_and_leaves_no_bag(
+    tmp_path: Path, more: dict[str, object], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=re.escape(said)):
+        run(tmp_path, made_frames(4), **more)
+    assert not {path.name for path in tmp_path.iterdir()} - {"node.log"}
+
+
+def test_a_node_that_tracks_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LiveError, match=r"published no tracks: frame 13.*the frame is refused"):
+        run(tmp_path, made_frames(4, colour=REFUSED))
+    assert not (tmp_path / "run").exists()
+
+
+class FakeNode:
+    """Takes publishers for what they published, in one list."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, int]] = []
+
+    def create_publisher(self, kind: type, topic: str, quality: object) -> SimpleNamespace:
+        def publish(message: Any) -> None:
+            time = message.clock if topic == "/clock" else message.header.stamp
+            self.published.append((topic, stamp_of(time)))
+
+        return SimpleNamespace(publish=publish, get_subscription_count=lambda: 1)
+
+
+def test_the_clock_runs_on_between_the_images_and_stands_at_their_stamps() -> None:
+    node, frames = FakeNode(), made_frames(3, period=0.12)
+    player = Player(node, frames, rate=2.0)
+    assert not node.published
+    while not player.is_through:
+        time.sleep(player.play())
+    clock = [stamp for topic, stamp in node.published if topic == "/clock"]
+    assert clock == sorted(clock)
+    assert len(clock) > 3
+    for frame in frames:
+        image = node.published.index(("image_raw", frame.stamp))
+        assert node.published[image - 1] == ("/clock", frame.stamp)
+    assert list(player.published_at) == [frame.stamp for frame in frames]
+
+
+def test_live_runs_at_once_have_domains_of_their_own() -> None:
+    before = dict(os.environ)
+    with live._domain_of_its_own() as first:
+        assert os.environ["ROS_DOMAIN_ID"] == str(first)
+        with live._domain_of_its_own() as second:
+            assert first != second
+    assert dict(os.environ) == before
