@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -182,21 +181,24 @@ def _frame_numbers(
     file: Path, labels: _Labels, folder: Path | None, frame_count: int
 ) -> NDArray[np.int64]:
     """Which frame each labelled picture is, int64 [L]."""
+    names = [image.stem for image in labels.images]
     if folder is not None:
         order = {picture.stem: index for index, picture in enumerate(image_files(folder))}
-    numbers = []
-    for image in labels.images:
-        digits = re.search(r"\d+$", image.stem)
-        number: int | None = order.get(image.stem) if folder is not None else None
-        if folder is None and digits and FULL_RESOLUTION in image.parts:
-            number = int(digits.group())
-        if number is None or number >= frame_count:
-            where = f"'{folder}'" if folder is not None else f"{frame_count} frames"
-            raise GroundTruthError(f"'{image}', labelled in '{file}', is not among {where}")
-        numbers.append(number)
-    if len(set(numbers)) < len(numbers):
+    elif FULL_RESOLUTION in labels.images[0].parts:
+        order = {name: int(name) for name in names if name.isdecimal()}
+    else:
+        raise GroundTruthError(
+            f"'{file}' labels '{labels.images[0]}', which is not there, so that its size and "
+            "number are unknown: put the file into the folder joint_annotations beside it"
+        )
+    for name in names:
+        if order.get(name, frame_count) >= frame_count:
+            raise GroundTruthError(
+                f"picture {name}, labelled in '{file}', is not among the {frame_count} frames"
+            )
+    if len(set(names)) < len(names):
         raise GroundTruthError(f"'{file}' labels the same picture twice")
-    return np.array(numbers, np.int64)
+    return np.array([order[name] for name in names], np.int64)
 
 
 def _labelled_size(file: Path, labels: _Labels, folder: Path | None) -> tuple[int, int]:

@@ -157,9 +157,15 @@ def _name(module: Any, attribute: Any) -> _Name:
     return _Name(old)
 
 
+def _kind(value: object) -> str:
+    """What something is called in a message."""
+    names = {_Array: "an unfinished array", _Dtype: "numpy.dtype"}
+    return value.text if isinstance(value, _Name) else names.get(type(value), type(value).__name__)
+
+
 def _call(function: Any, arguments: Any) -> Any:
     if not isinstance(function, _Name) or function.text not in _CALLS:
-        raise _RefusedError(f"calls {getattr(function, 'text', type(function).__name__)}")
+        raise _RefusedError(f"calls {_kind(function)}")
     if type(arguments) is not tuple:
         raise _RefusedError(f"calls {function.text} without arguments")
     return _CALLS[function.text](*arguments)
@@ -169,8 +175,7 @@ def _call(function: Any, arguments: Any) -> Any:
 
 _PUSH_ARGUMENT = {
     "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING",
-    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
     "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
 }  # fmt: skip
 _PUSH: dict[str, Callable[[], Any]] = {
@@ -181,6 +186,7 @@ _PUSH: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_TUPLE": tuple,
 }
+_STARTS = [("PROTO", version) for version in range(2, 6)]
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -197,8 +203,10 @@ def _interpret(stream: IO[bytes]) -> Any:
         return items
 
     argument: Any
-    for opcode, argument, _ in pickletools.genops(stream):
+    for opcode, argument, position in pickletools.genops(stream):
         name = opcode.name
+        if position == 0 and (name, argument) not in _STARTS:
+            raise _RefusedError("is not a pickle of protocol 2 to 5")
         if name in _PUSH_ARGUMENT:
             stack.append(argument)
         elif name in _PUSH:
@@ -230,7 +238,7 @@ def _interpret(stream: IO[bytes]) -> Any:
         elif name == "BUILD":
             (state,) = pop_from(len(stack) - 1)
             if not isinstance(stack[-1], (_Array, _Dtype)):
-                raise _RefusedError(f"sets the state of a {type(stack[-1]).__name__}")
+                raise _RefusedError(f"sets the state of {_kind(stack[-1])}")
             stack[-1].set_state(state)
         elif name == "STOP":
             return stack.pop()
@@ -243,7 +251,7 @@ def _interpret(stream: IO[bytes]) -> Any:
 
 def _target(stack: list[Any], kind: type[Any]) -> Any:
     if type(stack[-1]) is not kind:
-        raise _RefusedError(f"adds items to a {type(stack[-1]).__name__}")
+        raise _RefusedError(f"adds items to {_kind(stack[-1])}")
     return stack[-1]
 
 
@@ -267,7 +275,6 @@ def _plain(value: Any, done: dict[int, Any]) -> Any:
     elif isinstance(value, dict):
         result = {_plain(key, done): _plain(item, done) for key, item in value.items()}
     else:
-        kind = value.text if isinstance(value, _Name) else type(value).__name__
-        raise _RefusedError(f"holds {kind} where data should be")
+        raise _RefusedError(f"holds {_kind(value)} where data should be")
     done[id(value)] = result
     return result
