@@ -19,7 +19,6 @@ from dino_tracker_ros.evaluation.scores import (
     counts_to_arrays,
     scores,
     scores_by_occlusion,
-    track_scores,
 )
 from dino_tracker_ros.tracking.tracks import Tracks
 
@@ -215,16 +214,6 @@ def test_calibration_is_how_often_a_confidence_is_right():
     assert values(counts)["calibration_error"] == pytest.approx(abs(right.mean() - 0.73))
     positions = make_truth(labelled=False)
     assert calibration([count(noisy(positions), positions)]) == ()
-
-
-def test_each_track_has_scores_of_its_own():
-    truth = make_truth()
-    points = truth.points.copy()
-    points[4] += 1000
-    tracks = replace(perfect(truth), points=points)
-    found = track_scores(count(tracks, truth))
-    assert np.flatnonzero(found["delta_average"] == 0).tolist() == [4]
-    assert np.isnan(found["re_found"][0])
 
 
 @pytest.mark.parametrize("labelled", [True, False])

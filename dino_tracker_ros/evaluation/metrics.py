@@ -155,11 +155,13 @@ def switch_counts(
         others = np.flatnonzero(known[:, t])
         if not len(astray) or not len(others):
             continue
-        apart = _pairwise(true[astray, t], true[others, t]) >= 2 * RIGHT_DISTANCE
-        distance = np.where(apart, _pairwise(placed[astray, t], true[others, t]), np.inf)
-        nearest = distance.argmin(axis=1)
-        reached = distance[np.arange(len(astray)), nearest] < RIGHT_DISTANCE
-        on[astray[reached], t] = others[nearest[reached]]
+        gap = placed[astray, None, t] - true[others, t]
+        squared = np.square(gap[..., 0]) + np.square(gap[..., 1])
+        rows, columns = np.nonzero(squared < RIGHT_DISTANCE**2)
+        apart = np.linalg.norm(true[astray[rows], t] - true[others[columns], t], axis=-1)
+        rows, columns = (each[apart >= 2 * RIGHT_DISTANCE] for each in (rows, columns))
+        nearest_last = np.argsort(-squared[rows, columns])  # for the last one stays
+        on[astray[rows[nearest_last]], t] = others[columns[nearest_last]]
 
     def one_way(scored: Flags, on: Ints) -> Ints:
         last, switches = own.copy(), np.zeros(len(own), np.int64)
@@ -273,11 +275,6 @@ def _away_from_query(
     before = scored & (frames < _query_frames(queries))
     reversed_values = [value[:, ::-1] for value in values]
     return one_way(after, *values) + one_way(before[:, ::-1], *reversed_values)
-
-
-def _pairwise(a: Floats, b: Floats) -> Floats:
-    """Distances [A, B] of points [A, 2] and [B, 2]."""
-    return np.hypot(a[:, None, 0] - b[None, :, 0], a[:, None, 1] - b[None, :, 1])
 
 
 def _windows(values: NDArray[_Scalar]) -> NDArray[_Scalar]:

@@ -369,12 +369,6 @@ def scores_by_occlusion(
     return found
 
 
-def track_scores(counts: Counts) -> dict[str, Floats]:
-    """Every score of each track alone: values [N], NaN where nothing was counted of a track."""
-    found = {metric.name: metric.formula(counts) for metric in METRICS}
-    return {name: values for name, values in found.items() if values is not None}
-
-
 def calibration(clips: Sequence[Counts]) -> tuple[CalibrationBin, ...]:
     """Ten bins of confidence over all frames of the clips; none where no clip supports them."""
     arrays = [counts_to_arrays(clip) for clip in clips if clip.bin_frames is not None]
