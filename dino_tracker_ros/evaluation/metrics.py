@@ -26,7 +26,7 @@ BADJA_DISTANCE = 3.0  # px
 BADJA_FACTOR = 0.2  # of √(mask area)
 
 RIGHT_DISTANCE = 8.0  # px at 256 x 256; nearer is on the point
-LOST_DISTANCE = 16.0  # px at 256 x 256; farther is lost
+LOST_DISTANCE = 50.0  # px at 256 x 256; farther is lost
 HIDDEN_FRAMES = 5  # an occlusion of at least so many frames is one to recover from
 FOUND_FRAMES = 5  # frames in which to recover
 STILL_FRAMES = 5  # frames of a window in which a point is still
@@ -105,12 +105,11 @@ def near_mask_counts(
 def survived_counts(
     distance: Floats, visible: Flags, scored: Flags, queries: NDArray[np.float32]
 ) -> Ints:
-    """Scored frames [N] before a track is lost: first farther than 16 px from its visible point.
+    """Scored frames [N] before a track is lost: first farther than 50 px from its visible point.
 
-    Survival is their share of all scored frames. Zheng et al. 2023 (PointOdyssey), sec. 5, count
-    frames until failure as a ratio of the video's; the threshold is that of their published code
-    (PIPs++), 16 px at 256 x 256. Where the query is not in the first frame and earlier frames
-    count, time runs away from the query in both directions.
+    Survival is their share of all scored frames (Zheng et al. 2023, PointOdyssey: frames until
+    failure over the video's, failure being 50 px at 256 x 256). Where the query is not in the first
+    frame and earlier frames count, time runs away from the query in both directions.
     """
     lost = visible & ~(distance <= LOST_DISTANCE)
 

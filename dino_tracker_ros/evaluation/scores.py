@@ -209,7 +209,7 @@ HEADLINES = (
     ),
     Metric(
         "survival", "survival", "%", True,
-        "PointOdyssey: frames before the track is first over 16 px (at 256 x 256) from its visible "
+        "PointOdyssey: frames before the track is first over 50 px (at 256 x 256) from its visible "
         "point",
         lambda sums: _optional_ratio(sums.survived, sums.frames),
     ),
