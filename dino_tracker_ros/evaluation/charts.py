@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from dino_tracker_ros.evaluation.markup import Markup, element
 
-WIDTH, HEIGHT = 400, 270
+WIDTH, HEIGHT = 420, 270
 COLOURS = 8  # classes s0..s7 of the page
 
 _LEFT, _TOP, _BOTTOM = 44, 12, 44
-_LABELS = 118  # room on the right for the series' names
+_LABELS = 142  # room on the right for the series' names
+_NAMES = 138  # room on the left for the rows' names of a bar chart
 _LINE = 13  # between two labels
-_LONGEST = 19  # characters of a label
+_LONGEST = 21  # characters of a label
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,13 @@ def count_axis(title: str, highest: float) -> Axis:
 
 
 def line_chart(
-    description: str, series: Sequence[Series], x: Axis, y: Axis, *, diagonal: bool = False
+    description: str,
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    *,
+    diagonal: bool = False,
+    marked: bool = True,
 ) -> Markup:
     """Lines with marks, a name at the end of each.
 
@@ -69,6 +76,7 @@ def line_chart(
         series: the lines.
         x, y: the axes.
         diagonal: draw the line on which both are equal.
+        marked: a mark at every point, or at the last one only.
     """
     to_x, to_y = _scale(x, _LEFT, WIDTH - _LABELS), _scale(y, HEIGHT - _BOTTOM, _TOP)
     parts = _axes(x, y)
@@ -85,7 +93,7 @@ def line_chart(
             for (a, _), (low, high) in zip(places, line.spread)
         ]
         marks.append(element("polyline", points=text))
-        marks += [_mark(a, b, line.colour) for a, b in places]
+        marks += [_mark(a, b, line.colour) for a, b in (places if marked else places[-1:])]
         parts.append(element("g", marks, class_=f"series s{line.colour % COLOURS}"))
         ends.append((places[-1], line))
     parts += _labels(ends)
@@ -103,21 +111,21 @@ def bar_chart(
         rows: (name, length of each piece).
         x: the axis of lengths.
     """
-    to_x = _scale(x, _LEFT + 76, WIDTH - 50)
-    step = min(44.0, (HEIGHT - _BOTTOM - _TOP - 22) / max(len(rows), 1))
-    bottom = _TOP + 22 + step * len(rows)
+    to_x = _scale(x, _NAMES, WIDTH - 42)
+    step = min(44.0, (HEIGHT - _BOTTOM - _TOP) / max(len(rows), 1))
+    bottom = _TOP + step * len(rows)
     parts = [
         element("text", text, x=to_x(value), y=bottom + 16, text_anchor="middle", class_="tick")
         for value, text in x.ticks
     ]
     parts += [
-        _line((to_x(value), _TOP + 18), (to_x(value), bottom), "grid") for value, _ in x.ticks
+        _line((to_x(value), _TOP), (to_x(value), bottom), "grid") for value, _ in x.ticks
     ]
     middle = (to_x(x.low) + to_x(x.high)) / 2
     parts.append(element("text", x.title, x=middle, y=bottom + 33, text_anchor="middle"))
     for row, (name, lengths) in enumerate(rows):
-        top = _TOP + 22 + step * row
-        parts.append(_clipped(name, x=_LEFT + 68, y=top + step / 2 + 4, text_anchor="end"))
+        top = _TOP + step * row
+        parts.append(_clipped(name, x=_NAMES - 8, y=top + step / 2 + 4, text_anchor="end"))
         done = 0.0
         for index, length in enumerate(lengths):
             if length > 0:
@@ -190,7 +198,7 @@ def _axes(x: Axis, y: Axis) -> list[Markup]:
 
 def _labels(ends: Sequence[tuple[tuple[float, float], Series]]) -> list[Markup]:
     """Names beside the ends of their lines, pushed apart where they would overlap."""
-    ordered = sorted(ends, key=lambda end: end[0][1])
+    ordered = sorted(ends, key=lambda end: (round(end[0][1]), end[1].colour))
     places: list[float] = []
     for (_, wanted), _ in ordered:
         places.append(max(wanted, places[-1] + _LINE) if places else max(wanted, _TOP))

@@ -17,7 +17,7 @@ class Markup(str):
 Content = str | float | Iterable["Content"]
 
 
-def element(name: str, *content: Content, **attributes: str | float | bool) -> Markup:
+def element(name: str, /, *content: Content, **attributes: str | float | bool) -> Markup:
     """One element with its content and attributes, all escaped.
 
     Args:

@@ -218,6 +218,8 @@ def _write_clip(place: Path, result: ClipResult) -> None:
 
 
 def _read_clip(place: Path, about: dict[str, Any]) -> ClipResult:
+    if not about["methods"]:
+        raise ValueError("it holds no method")
     methods = tuple(
         MethodResult(
             name=each["name"],

@@ -30,14 +30,14 @@ def run_information(settings: Settings, flows: Iterable[str] = ()) -> dict[str, 
         WeightsError: weights of the settings are nowhere to be had.
     """
     return {
-        _PACKAGE: f"{_version(_PACKAGE) or 'not installed'}, source {_source_hash()}",
+        _PACKAGE: f"{_version(_PACKAGE) or 'not installed'}, sha256 of its code {_source_hash()}",
         "Python": platform.python_version(),
         **{name: version for name in _LIBRARIES if (version := _version(name))},
         "ROS 2": os.environ.get("ROS_DISTRO", "none"),
         **_weights(settings, flows),
         "seed": str(settings.optimizer.seed),
         "system": platform.platform(),
-        "CPU": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads in use",
+        "CPU": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} for PyTorch",
         "GPU": _graphics(),
     }
 

@@ -19,6 +19,7 @@ WORST = 10  # tracks of a clip that get a strip
 SPREAD = 6  # frames of a strip beside the query's and the worst
 SHEET_FRAMES = 3  # frames that show truth and tracks side by side
 
+_NOWHERE = np.full(2, np.nan, np.float32)
 _CROP = 160  # px, side of a strip's pictures
 _SHEET_WIDTH = 560  # px at most
 _QUALITY = 82  # of the JPEGs
@@ -70,6 +71,8 @@ def worst_tracks(tracks: Tracks, truth: GroundTruth, mode: Mode) -> list[WorstTr
 def sheet_frames(truth: GroundTruth) -> list[int]:
     """Frames for the side-by-side pictures, spread over those with visible labels."""
     labelled = np.flatnonzero((truth.evaluate & ~truth.occluded).any(axis=0))
+    if not len(labelled):
+        return []
     spread = np.linspace(0, len(labelled) - 1, SHEET_FRAMES + 2)[1:-1]
     return [int(frame) for frame in labelled[np.unique(np.rint(spread).astype(int))]]
 
@@ -136,31 +139,31 @@ def _crop(
     image: NDArray[np.uint8], track: WorstTrack, frame: int, tracks: Tracks, truth: GroundTruth
 ) -> NDArray[np.uint8]:
     """The surroundings of truth and prediction with both drawn in, uint8 [_CROP, _CROP, 3]."""
-    predicted = tracks.points[track.index, frame].astype(np.float64)
-    true = truth.points[track.index, frame].astype(np.float64)
-    known = bool(truth.evaluate[track.index, frame] and np.isfinite(true).all())
-    middle = (predicted + true) / 2 if known else predicted
+    true = truth.points[track.index, frame] if truth.evaluate[track.index, frame] else _NOWHERE
+    corners = np.array([true, tracks.points[track.index, frame]], np.float64)
+    there = [bool(np.isfinite(corner).all()) for corner in corners]
+    middle = corners[there].mean(axis=0) if any(there) else truth.queries[track.index, 1:]
     limit = np.array([image.shape[1], image.shape[0]]) - track.side
     left, top = np.clip(np.rint(middle - track.side / 2), 0, limit).astype(int)
     part = image[top : top + track.side, left : left + track.side]
     how = cv2.INTER_AREA if track.side > _CROP else cv2.INTER_CUBIC
     crop = np.ascontiguousarray(cv2.resize(part, (_CROP, _CROP), interpolation=how), np.uint8)
 
-    def place(point: NDArray[np.float64]) -> tuple[int, int]:
-        x, y = np.rint((point - (left, top) + 0.5) * _CROP / track.side - 0.5).astype(int)
-        return int(x), int(y)
-
-    if known and not truth.occluded[track.index, frame]:
+    places = (corners - (left, top) + 0.5) * _CROP / track.side - 0.5
+    true_place, place = (
+        [int(value) for value in np.clip(np.rint(row), -_CROP, 2 * _CROP)] if known else None
+        for row, known in zip(places, there)
+    )
+    hidden = truth.occluded[track.index, frame]
+    if true_place and place and not hidden:
         for paint, width in ((_DARK, 3), (_PREDICTED, 1)):
-            cv2.line(crop, place(true), place(predicted), paint, width, cv2.LINE_AA)
-    for paint, radius, width in _RING if tracks.occluded[track.index, frame] else _DOT:
-        cv2.circle(crop, place(predicted), radius, paint, width, cv2.LINE_AA)
-    if known:
-        colour = _TRUE_HIDDEN if truth.occluded[track.index, frame] else _TRUE
-        for paint, length, width in ((_DARK, 18, 4), (colour, 16, 2)):
-            cv2.drawMarker(
-                crop, place(true), paint, cv2.MARKER_CROSS, length, width, cv2.LINE_AA
-            )
+            cv2.line(crop, true_place, place, paint, width, cv2.LINE_AA)
+    if place:
+        for paint, radius, width in _RING if tracks.occluded[track.index, frame] else _DOT:
+            cv2.circle(crop, place, radius, paint, width, cv2.LINE_AA)
+    if true_place:
+        for paint, length, width in ((_DARK, 18, 4), (_TRUE_HIDDEN if hidden else _TRUE, 16, 2)):
+            cv2.drawMarker(crop, true_place, paint, cv2.MARKER_CROSS, length, width, cv2.LINE_AA)
     return crop
 
 
