@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_tracker_ros import evaluate_command
+from dino_tracker_ros import bag_command, evaluate_command
 from dino_tracker_ros.setting_options import (
     add_setting_options,
     chosen_settings,
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_track(commands)
     evaluate_command.add_command(commands)
+    bag_command.add_command(commands)
     _add_weights(commands)
     _add_settings(commands)
     for command in commands.choices.values():
@@ -176,7 +177,7 @@ def _track(options: argparse.Namespace) -> None:
     with ProgressBars() as bars:
         tracks = track_frames(frames, given, settings, bars)
         if options.out is not None:
-            save_tracks(options.out, tracks, settings, options.overwrite)
+            save_tracks(options.out, tracks, settings, overwrite=options.overwrite)
         if options.overlay is not None or options.sheet is not None:
             _write_pictures(options, frames, tracks, bars)
     visible = 100 * float(np.mean(~tracks.occluded)) if tracks.occluded.size else 0.0
