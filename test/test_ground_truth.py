@@ -1,15 +1,32 @@
 from __future__ import annotations
 
+import json
+import pickle
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from dino_tracker_ros.evaluation.ground_truth import GroundTruthError, load_clip
+from dino_tracker_ros.evaluation.bag_reader import BagError
+from dino_tracker_ros.evaluation.bag_writer import new_bag
+from dino_tracker_ros.evaluation.ground_truth import (
+    GroundTruthError,
+    load_clip,
+    load_clips,
+    load_truth,
+)
+from dino_tracker_ros.evaluation.track_bags import write_track_bag, write_tracks
+from dino_tracker_ros.evaluation.tracks_file import save_tracks
+from dino_tracker_ros.evaluation.truth_tracks import TRUTH_TOPIC
+from dino_tracker_ros.tracking.settings import Settings
+from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.visualization.video import VideoError
 
 N, T, WIDTH, HEIGHT = 3, 4, 40, 30
+STAMPS = np.array([1, 4, 9, 16], np.int64) * 10**9
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -18,7 +35,7 @@ def arrays() -> dict[str, np.ndarray]:
     occluded[1, 2] = True
     return {
         "queries": np.array([[0, 5, 7], [1, 8, 9], [2, 29, 39]], np.float32),  # (t, y, x)
-        "points": random.uniform(0, 30, (N, T, 2)).astype(np.float32),
+        "points": random.uniform(0, 29, (N, T, 2)).astype(np.float32),
         "occluded": occluded,
         "evaluate": np.ones((N, T), bool),
     }
@@ -109,3 +126,150 @@ def test_pickled_arrays_are_not_loaded(tmp_path):
     values["queries"] = np.array([object()], dtype=object)
     with pytest.raises(GroundTruthError, match="cannot be read"):
         load_clip(write_folder(tmp_path / "a", values))
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "message"),
+    [
+        ("queries", (1, 0), 4, r"query 1 .* frame 4, \(9, 8\) px: the frames are 0..3 of 40x30"),
+        ("queries", (1, 0), -1, "query 1 .* frame -1"),
+        ("queries", (1, 0), 0.5, "query 1 .* frame 0.5"),
+        ("queries", (1, 0), np.nan, "query 1 .* frame nan"),
+        ("queries", (2, 1), 31, r"query 2 .* \(39, 31\) px"),
+        ("queries", (2, 2), np.inf, "query 2"),
+        ("points", (0, 3), (20, 300), r"track 0 .* visible at \(20, 300\) px in frame 3"),
+    ],
+)
+def test_what_lies_outside_the_clip_is_named(tmp_path, name, place, value, message):
+    values = arrays()
+    values[name][place] = value
+    with pytest.raises(GroundTruthError, match=message):
+        load_clip(write_folder(tmp_path / "a", values))
+
+
+def test_occluded_points_may_be_anywhere(tmp_path):
+    values = arrays()
+    values["points"][1, 2] = 1000, np.nan
+    load_clip(write_folder(tmp_path / "a", values))
+
+
+def test_no_tracks(tmp_path):
+    values = {name: array[:0] for name, array in arrays().items()}
+    with pytest.raises(GroundTruthError, match=r"gt\.npz' holds no track"):
+        load_clip(write_folder(tmp_path / "a", values))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("queries", np.zeros(3), r"queries .* \(3,\): give rows of \(t, y, x\)"),
+        ("queries", np.zeros((3, 2)), r"queries .* \(3, 2\)"),
+        ("points", np.array(["text"]), "points .* <U4, not numbers"),
+        ("evaluate", np.array(1.0), r"evaluate .* \(\)"),
+    ],
+)
+def test_arrays_of_another_kind(tmp_path, name, value, message):
+    with pytest.raises(GroundTruthError, match=message):
+        load_clip(write_folder(tmp_path / "a", {**arrays(), name: value}))
+
+
+# Every kind of file at one door ---------------------------------------------------------------
+
+
+def tap_vid() -> dict[str, np.ndarray]:
+    values = arrays()
+    return {
+        "video": np.zeros((T, HEIGHT, WIDTH, 3), np.uint8),
+        "points": (values["points"].astype(np.float64) + 0.5) / [WIDTH, HEIGHT],
+        "occluded": values["occluded"],
+    }
+
+
+def run() -> Tracks:
+    values = arrays()
+    first = np.insert(values["points"][:, 0], 0, 0, axis=1)
+    return Tracks(
+        queries=first, points=values["points"], occluded=values["occluded"],
+        confidence=np.ones((N, T), np.float32), stamps=STAMPS, width=WIDTH, height=HEIGHT,
+    )  # fmt: skip
+
+
+def test_clips_of_every_kind(tmp_path):
+    folder = write_folder(tmp_path / "walk", arrays())
+    assert [clip.name for clip in load_clips(folder)] == ["walk"]
+    (tmp_path / "davis.pkl").write_bytes(pickle.dumps({"goat": tap_vid(), "judo": tap_vid()}))
+    assert [clip.name for clip in load_clips(tmp_path / "davis.pkl")] == ["goat", "judo"]
+    assert len(load_clips(tmp_path / "davis.pkl", "strided")[0].truth.queries) == N
+    badja = tmp_path / "badja"
+    (badja / "joint_annotations").mkdir(parents=True)
+    shutil.move(folder / "frames", badja / "pictures")
+    labels = [
+        {"image_path": f"pictures/{index:05d}.png", "segmentation_path": f"masks/{index:05d}.png",
+         "joints": [[5, 6]], "visibility": [True]}
+        for index in (1, 3)
+    ]  # fmt: skip
+    (badja / "joint_annotations" / "dog.json").write_text(json.dumps(labels))
+    for path in (badja, badja / "joint_annotations" / "dog.json"):
+        (clip,) = load_clips(path)
+        assert clip.name == "dog" and clip.truth.queries.tolist() == [[1, 6, 5]]
+
+
+def test_truth_of_every_kind(tmp_path):
+    folder = write_folder(tmp_path / "walk", arrays())
+    known = load_clip(folder).truth
+    first = known.points[:, 0]  # all are visible there
+    (tmp_path / "walk.csv").write_text(
+        "track,stamp,x,y,occluded\n"
+        + "".join(
+            f"{track},{STAMPS[t]},{x},{y},{int(known.occluded[track, t])}\n"
+            for track in range(N)
+            for t, (x, y) in enumerate(known.points[track])
+        )
+    )
+    (tmp_path / "walk.pkl").write_bytes(pickle.dumps([tap_vid()], 2))
+    save_tracks(tmp_path / "walk.npz", run(), Settings())
+    ids = np.arange(N, dtype=np.uint32)
+    write_track_bag(tmp_path / "bag", run(), ids, "camera")
+    for name in ("walk.csv", "walk.pkl", "walk.npz", "bag"):
+        truth = load_truth(tmp_path / name, STAMPS, WIDTH, HEIGHT)
+        assert truth.queries[:, 0].tolist() == [0] * N, name
+        np.testing.assert_allclose(truth.queries[:, 1:], first, atol=1e-5)
+        np.testing.assert_allclose(truth.points, known.points, atol=1e-5)
+        np.testing.assert_array_equal(truth.occluded, known.occluded)
+        assert truth.evaluate.all() and truth.has_occlusion
+    truth = load_truth(folder / "gt.npz", STAMPS, WIDTH, HEIGHT)
+    np.testing.assert_array_equal(truth.queries, known.queries)
+
+
+def test_known_tracks_in_a_bag_come_before_recorded_ones(tmp_path):
+    ids = np.arange(N, dtype=np.uint32)
+    wrong = replace(run(), points=np.zeros((N, T, 2), np.float32))
+    with new_bag(tmp_path / "bag") as bag:
+        write_tracks(bag, "/tracks", wrong, ids, "camera")
+        write_tracks(bag, TRUTH_TOPIC, run(), ids, "camera")
+    truth = load_truth(tmp_path / "bag", STAMPS, WIDTH, HEIGHT)
+    np.testing.assert_array_equal(truth.points, run().points)
+    with new_bag(tmp_path / "two") as bag:
+        write_tracks(bag, "/tracks", wrong, ids, "camera")
+        write_tracks(bag, "/other", run(), ids, "camera")
+    with pytest.raises(BagError, match="/other, /tracks"):
+        load_truth(tmp_path / "two", STAMPS, WIDTH, HEIGHT)
+
+
+def test_truth_of_another_clip(tmp_path):
+    folder = write_folder(tmp_path / "walk", arrays())
+    with pytest.raises(GroundTruthError, match="3 queries over 5 frames"):
+        load_truth(folder / "gt.npz", np.arange(5), WIDTH, HEIGHT)
+    with pytest.raises(GroundTruthError, match=r"query 2 .* of 20x15 px"):
+        load_truth(folder / "gt.npz", STAMPS, WIDTH // 2, HEIGHT // 2)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere.npz", "text.txt"])
+def test_what_holds_no_tracks(tmp_path, name):
+    (tmp_path / "text.txt").write_text("text")
+    with pytest.raises(GroundTruthError, match=name):
+        load_truth(tmp_path / name, STAMPS, WIDTH, HEIGHT)
+    with pytest.raises(GroundTruthError, match=name):
+        load_clips(tmp_path / name)
+    with pytest.raises(GroundTruthError, match="no clip with known tracks"):
+        load_clips(tmp_path)

@@ -278,7 +278,7 @@ TRICKS = {
     ),
     "a new object": (NDARRAY + b")\x81", "NEWOBJ"),
     "an instance of old": (b"(ios\nsystem\n", "INST"),
-    "an attribute with dots": (b"cnumpy.core.multiarray\n_reconstruct.__globals__\n", "__globals__"),
+    "an attribute with dots": (RECONSTRUCT[:-1] + b".__globals__\n", "__globals__"),
     "names that are no strings": (b"]]\x93", "[].[]"),
     "more than there is": (b"\x86", "more from its stack"),
     "items for a tuple": (b")K\x01a", "adds items to tuple"),

@@ -17,11 +17,10 @@ from dino_tracker_ros.evaluation.tap_vid_files import (
     load_tap_vid,
     load_tap_vid_truth,
 )
-from dino_tracker_ros.evaluation.track_bags import read_track_bag
 from dino_tracker_ros.evaluation.tracks_file import load_tracks
 from dino_tracker_ros.evaluation.truth_csv import load_truth_csv
 from dino_tracker_ros.evaluation.truth_npz import load_arrays, load_clip_folder, load_truth_npz
-from dino_tracker_ros.evaluation.truth_tracks import truth_of_tracks
+from dino_tracker_ros.evaluation.truth_tracks import load_truth_bag, truth_of_tracks
 
 __all__ = ["GroundTruth", "GroundTruthError", "LabelledClip", "load_clip", "load_clips",
            "load_truth"]  # fmt: skip
@@ -61,8 +60,8 @@ def load_truth(
     """Known tracks for pictures that come from elsewhere, such as a bag.
 
     Args:
-        path: gt.npz; CSV; BADJA's json; a TAP-Vid pickle with one clip; or the tracks of another
-            run, as a bag with TrackArray messages or as .npz.
+        path: gt.npz; CSV; BADJA's json; a TAP-Vid pickle with one clip; a bag with TrackArray
+            messages, known ones or those of another run; or another run's tracks as .npz.
         stamps: int64 [T], ns, of the pictures. Tracks with stamps are matched by them exactly,
             others by the number of the frame.
         width, height: of the pictures, px.
@@ -77,8 +76,7 @@ def load_truth(
         raise GroundTruthError(f"there is no '{path}' with known tracks")
     suffix = path.suffix.lower()
     if path.is_dir() or suffix in STORAGE_SUFFIXES:
-        tracks, _ = read_track_bag(path)
-        return truth_of_tracks(tracks, stamps, width, height, path)
+        return load_truth_bag(path, stamps, width, height)
     if suffix == ".npz":
         if "confidence" in load_arrays(path):
             return truth_of_tracks(load_tracks(path), stamps, width, height, path)

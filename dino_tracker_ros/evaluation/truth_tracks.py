@@ -1,16 +1,43 @@
-"""The tracks of another run as known ones, to compare two runs, versions or presets."""
+"""Tracks as a tracker gives them, as known ones: of a clip that was made a bag, or of another run,
+to compare two runs, versions or presets."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_tracker_ros.evaluation.bag_reader import BagReader
+from dino_tracker_ros.evaluation.bag_types import TRACK_ARRAY
 from dino_tracker_ros.evaluation.known_tracks import GroundTruth, GroundTruthError, checked
+from dino_tracker_ros.evaluation.track_bags import read_track_bag
 from dino_tracker_ros.tracking.tracks import Tracks
 
+TRUTH_TOPIC = "/ground_truth/tracks"
+"""Where a bag made of a labelled clip has its known tracks."""
+
 _log = logging.getLogger(__name__)
+
+
+def load_truth_bag(
+    path: Path, stamps: NDArray[np.int64], width: int, height: int
+) -> GroundTruth:
+    """The tracks on TRUTH_TOPIC, or else on the only topic of TrackArray that a bag has.
+
+    Args:
+        path: of a ROS 1 or ROS 2 bag.
+        stamps, width, height: of the frames; see `truth_of_tracks`.
+
+    Raises:
+        BagError: the bag cannot be read or has no tracks.
+        GroundTruthError: they do not fit the frames.
+    """
+    with BagReader(path) as reader:
+        topics = [each.name for each in reader.topics if each.type == TRACK_ARRAY]
+    tracks, _ = read_track_bag(path, TRUTH_TOPIC if TRUTH_TOPIC in topics else "")
+    return truth_of_tracks(tracks, stamps, width, height, path)
 
 
 def truth_of_tracks(
