@@ -38,11 +38,13 @@ def chosen_settings(options: argparse.Namespace) -> Settings:
         if not equals:
             raise SettingError(f"--set {text}: write NAME=VALUE, such as optimizer.iterations=300")
         values[name.strip()] = value
-    name = options.preset or _default_preset()
-    return with_values(preset(name), values)
+    return with_values(preset(chosen_preset(options)), values)
 
 
-def _default_preset() -> str:
+def chosen_preset(options: argparse.Namespace) -> str:
+    """Its name; by default robot on a machine with a GPU, else cpu."""
+    if options.preset:
+        return str(options.preset)
     from dino_tracker_ros.tracking.device import find_device
 
     return "cpu" if find_device("auto").type == "cpu" else "robot"

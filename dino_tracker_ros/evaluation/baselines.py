@@ -34,6 +34,17 @@ Step = Callable[[int, int, NDArray[np.float32]], tuple[NDArray[np.float32], NDAr
 """(from frame, to frame, points [M, 2]) to the points there [M, 2] and bool [M], step confirmed."""
 
 
+def flows_at_hand(settings: Settings) -> tuple[str, ...]:
+    """Flow methods to chain: DIS, and RAFT where its weights are on this machine.
+
+    It is the RAFT of the settings if they have one, else the larger one that is there.
+    """
+    if settings.flow.method != "dis":
+        return ("dis", settings.flow.method)
+    there = {status.name for status in WeightsCache().status() if status.present}
+    return ("dis", *[method for method in ("raft_large", "raft_small") if method in there][:1])
+
+
 def track_static(frames: Sequence[Frame], queries: NDArray[np.float32]) -> Tracks:
     """Every point stays where it was asked for and is always visible."""
     points = np.repeat(queries[:, None, 1:], len(frames), axis=1).astype(np.float32)
@@ -74,21 +85,26 @@ def track_chained_flow(
     queries: NDArray[np.float32],
     settings: Settings,
     progress: Progress | None = None,
+    method: str = "",
 ) -> Tracks:
-    """The flow of the settings chained from frame to frame, at the tracker's working size.
+    """Optical flow chained from frame to frame, at the tracker's working size.
 
     A point goes on after a step that does not close its loop within
     trajectories.loop_error; it counts as occluded in the frame where that step ended.
 
+    Args:
+        method: of flow; empty takes flow.method.
+
     Raises:
         WeightsError: the flow's weights cannot be had.
     """
+    own = method in ("", settings.flow.method)
     device = find_device(settings.device)
     size = _working_size(frames, settings)
     flow = load_flow(
-        settings.flow.method,
+        method or settings.flow.method,
         cache=WeightsCache(),
-        weights=settings.flow.weights,
+        weights=settings.flow.weights if own else "",
         updates=settings.flow.updates,
         precision=find_precision(settings.precision, device),
         device=device,

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -48,7 +48,7 @@ def run_in_processes(
     pieces: Iterable[Piece],
     slots: int,
     prepare: Callable[[int], None],
-) -> Iterator[tuple[Piece, Outcome | Lost]]:
+) -> Generator[tuple[Piece, Outcome | Lost], None, None]:
     """Does the work on every piece, at most `slots` at once, and yields each as it is done.
 
     The processes end with this generator, whether it was exhausted, closed or interrupted, and

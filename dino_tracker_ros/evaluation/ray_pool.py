@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from dino_tracker_ros.evaluation.parallel import PATIENCE, Lost
@@ -26,7 +26,7 @@ def run_on_ray(
     address: str,
     gpu: bool,
     prepare: Callable[[int], None],
-) -> Iterator[tuple[Piece, Outcome | Lost]]:
+) -> Generator[tuple[Piece, Outcome | Lost], None, None]:
     """Does the work on every piece, wherever the cluster has room, and yields each as it is done.
 
     A piece takes a GPU where it wants one and the cluster has any, and some cores of one machine.

@@ -25,12 +25,21 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise OutputError(f"'{path}' is a folder: name a file")
     if path.exists() and not overwrite:
         raise OutputError(f"'{path}' exists: choose another name or allow overwriting")
+    make_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder for outputs where there is none.
+
+    Raises:
+        OutputError: it cannot be made or written to.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"folder '{path.parent}' cannot be made: {error.strerror}") from error
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"folder '{path.parent}' cannot be written to")
+        raise OutputError(f"folder '{folder}' cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"folder '{folder}' cannot be written to")
 
 
 @contextmanager
