@@ -63,7 +63,7 @@ class Plain:
     pass
 
 
-class MyArray(np.ndarray[Any, Any]):
+class MyArray(np.ndarray):
     pass
 
 
