@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from dino_tracker_ros.evaluation.markup import Markup, element
 
-WIDTH, HEIGHT = 420, 270
+WIDTH, HEIGHT = 430, 270
 COLOURS = 8  # classes s0..s7 of the page
 
 _LEFT, _TOP, _BOTTOM = 44, 12, 44
-_LABELS = 142  # room on the right for the series' names
-_NAMES = 138  # room on the left for the rows' names of a bar chart
+_LABELS = 152  # room on the right for the series' names
+_NAMES = 148  # room on the left for the rows' names of a bar chart
 _LINE = 13  # between two labels
-_LONGEST = 21  # characters of a label
+_LONGEST = 23  # characters of a label
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Series:
 
 
 def percent_axis(title: str, values: Sequence[float]) -> Axis:
-    """An axis for shares from 0 to 1 that begins at 0, or at the last tenth below all of them."""
+    """An axis for shares from 0 to 1 that begins at 0, or at the tenth below all of them."""
     lowest = min(values, default=0.0)
-    low = 0.0 if lowest < 0.5 else math.floor(lowest * 10) / 10
+    low = 0.0 if lowest < 0.5 else min(math.floor(lowest * 10) / 10, 0.9)
     steps = 5 if low == 0 else round((1 - low) * 10)
     ticks = [low + (1 - low) * index / steps for index in range(steps + 1)]
     return Axis(title, low, 1.0, [(tick, f"{100 * tick:.0f}") for tick in ticks])

@@ -139,7 +139,7 @@ def _cards(summary: Summary) -> Content:
     if not summary.clips:
         return ()
     first, *others = summary.methods
-    replayed = {m.name for clip in summary.clips for m in clip.methods if m.live}
+    own = first.partition(",")[0]  # with other seeds or replayed, it is still the same tracker
     cards = []
     for metric in _named(_BIG):
         score = summary.pooled[first].scores.get(metric.name)
@@ -149,7 +149,7 @@ def _cards(summary: Summary) -> Content:
         rivals = {
             name: found.value
             for name in others
-            if name not in replayed  # the same tracker once more
+            if not name.startswith(own)
             and (found := summary.pooled[name].scores.get(metric.name)) is not None
         }
         best = max(rivals, key=lambda name: rivals[name], default=None)
@@ -326,8 +326,8 @@ def _survival(pooled: Mapping[str, Pooled], colours: Mapping[str, int]) -> Conte
     ticks = [(step / 4, f"{25 * step}") for step in range(5)]
     return _chart(
         "Survival",
-        f"Tracks that have not been further than {LOST_DISTANCE:g} px (at 256×256) from their visible "
-        "point.",
+        f"Tracks that have not been further than {LOST_DISTANCE:g} px (at 256×256) from their "
+        "visible point.",
         series,
         Axis("share of the track's frames, %", 0.0, 1.0, ticks),
         "tracks alive, %",
@@ -444,7 +444,12 @@ def _live(summary: Summary) -> Content:
     head = element("thead", element("tr", element("th", "", scope="col"), heads))
     table = element("table", head, element("tbody", lines))
     return [
-        element("p", "What only a replay to the running node has."),
+        element(
+            "p",
+            "What only a replay to the running node has. Latency: seconds from an image to the "
+            "first tracks that hold it. Lag: seconds from the last image to the last tracks. Lost "
+            "frames never reached the node; dropped ones did.",
+        ),
         _scroll("Measures of the live run", table),
     ]
 

@@ -181,7 +181,7 @@ def load_results(folder: Path) -> tuple[list[ClipResult], list[Failure]]:
 
 def _file_name(name: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:_LONGEST_NAME].lstrip(".-")
-    if plain == name:
+    if name and plain == name:
         return name
     raw = name.encode(errors="surrogateescape")
     return f"{plain}-{hashlib.sha256(raw).hexdigest()[:8]}".lstrip("-")

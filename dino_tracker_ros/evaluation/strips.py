@@ -50,9 +50,10 @@ class WorstTrack:
 
 
 def distances(tracks: Tracks, truth: GroundTruth) -> NDArray[np.float32]:
-    """Distance of each point from the truth, px, [N, T]; NaN where that is hidden or unknown."""
+    """Distance of each point from the truth, px, [N, T]; NaN where one is hidden or unknown."""
     away = np.linalg.norm(tracks.points - truth.points, axis=-1)
-    return np.where(truth.evaluate & ~truth.occluded, away, np.nan).astype(np.float32)
+    known = truth.evaluate & ~truth.occluded & np.isfinite(away)
+    return np.where(known, away, np.nan).astype(np.float32)
 
 
 def worst_tracks(tracks: Tracks, truth: GroundTruth, mode: Mode) -> list[WorstTrack]:
