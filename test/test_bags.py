@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -96,6 +98,15 @@ def test_images_recorded_at_one_time_are_told_apart(tmp_path):
     frames = read_bag(tmp_path / "bag")
     for index in (6, 2, 7, 3, 0, 5):
         np.testing.assert_array_equal(frames[index].image, picture(index))
+
+
+def test_a_bag_that_shrinks_while_it_is_read_is_named(tmp_path):
+    path = write_pictures(tmp_path / "bag", "sqlite3")
+    frames = read_bag(path)
+    write_pictures(tmp_path / "short", "sqlite3", stamps=STAMPS[:2])
+    frames._reader = BagReader(tmp_path / "short")
+    with pytest.raises(BagError, match="image 5 is gone"):
+        frames[5]
 
 
 def test_a_bag_split_into_files_is_one_recording(tmp_path):
@@ -396,6 +407,17 @@ def test_what_is_no_bag_at_all_is_named(tmp_path):
         (tmp_path / name).write_bytes(b"not a bag")
         with pytest.raises(BagError, match="cannot be read"):
             read_bag(tmp_path / name)
+
+
+def test_bags_need_no_ros():
+    script = """
+import sys
+for name in ("rclpy", "builtin_interfaces", "sensor_msgs", "std_msgs", "dino_tracker_ros.msg"):
+    sys.modules[name] = None
+from dino_tracker_ros.evaluation import bag_conversion, bags, track_bags
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 # Writing -------------------------------------------------------------------------------------

@@ -181,7 +181,9 @@ class BagFrames(LazyFrames):
         if not 0 <= number - self._next <= _SKIP or time < self._stream_from:
             self._stream, self._stream_from, self._next = self._messages(time), time, 0
         skip = np.count_nonzero(self._times[self._next : number] >= self._stream_from)
-        message = next(islice(self._stream, int(skip), None))
+        message = next(islice(self._stream, int(skip), None), None)
+        if message is None:
+            raise BagError(f"{self._what}: image {number} is gone: was the bag changed meanwhile?")
         self._next = number + 1
         return message
 
