@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +15,6 @@ import pytest
 
 from dino_tracker_ros.evaluation import demo
 from dino_tracker_ros.evaluation.assembly import join_clips, tracks_of_queries
-from dino_tracker_ros.evaluation.bags import BagError, read_bag
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.visualization.video import write_video
 
@@ -74,105 +72,6 @@ def test_tracks_are_given_back_to_their_queries():
     assert tracks.occluded[1].tolist() == [False, True, False, False]
     np.testing.assert_allclose(tracks.points[2, [0, 2, 3], 0], [3.2, 5.2, 6.2], atol=1e-5)
     assert tracks.queries.tolist() == [list(map(float, query)) for query in asked]
-
-
-# bags ----------------------------------------------------------------------------------------
-
-
-def picture(index: int) -> np.ndarray:
-    image = np.random.default_rng(index).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
-    image[:8, :8] = index
-    return image
-
-
-def write_bag(path: Path, kind: str, topics: dict[str, str], stamps: list[int]) -> Path:
-    """A bag of pictures: topic to raw, padded or jpeg."""
-    pytest.importorskip("rosbags", reason="bags are written and read by the package rosbags")
-    from rosbags.rosbag1 import Writer as Writer1
-    from rosbags.rosbag2 import StoragePlugin
-    from rosbags.rosbag2 import Writer as Writer2
-    from rosbags.typesys import Stores, get_typestore
-
-    old = kind == "ros1"
-    store = get_typestore(Stores.ROS1_NOETIC if old else Stores.ROS2_HUMBLE)
-    types: Any = store.types
-    if old:
-        path = path.with_suffix(".bag")
-        writer: Any = Writer1(path)
-    else:
-        storage = StoragePlugin.MCAP if kind == "mcap" else StoragePlugin.SQLITE3
-        writer = Writer2(path, version=9, storage_plugin=storage)
-    with writer:
-        for topic, form in topics.items():
-            name = "sensor_msgs/msg/" + ("CompressedImage" if form == "jpeg" else "Image")
-            connection = writer.add_connection(topic, name, typestore=store)
-            for index, stamp in enumerate(stamps):
-                when = types["builtin_interfaces/msg/Time"](
-                    sec=stamp // 10**9, nanosec=stamp % 10**9
-                )
-                more = {"seq": index} if old else {}
-                header = types["std_msgs/msg/Header"](stamp=when, frame_id="camera", **more)
-                image = picture(index)
-                if form == "jpeg":
-                    data = cv2.imencode(".png", image[..., ::-1])[1].reshape(-1)
-                    message = types[name](header=header, format="png", data=data)
-                else:
-                    rows = image[..., ::-1].reshape(HEIGHT, -1)
-                    padding = 6 if form == "padded" else 0
-                    message = types[name](
-                        header=header, height=HEIGHT, width=WIDTH, encoding="bgr8",
-                        is_bigendian=0, step=3 * WIDTH + padding,
-                        data=np.pad(rows, ((0, 0), (0, padding))).reshape(-1),
-                    )  # fmt: skip
-                raw = (
-                    store.serialize_ros1(message, name)
-                    if old
-                    else store.serialize_cdr(message, name)
-                )
-                writer.write(connection, 1000 + index, raw)
-    return path
-
-
-STAMPS = [2 * 10**9 + 50_000_000 * index for index in range(4)]
-
-
-@pytest.mark.parametrize("kind", ["sqlite3", "mcap", "ros1"])
-@pytest.mark.parametrize("form", ["raw", "padded", "jpeg"])
-def test_images_of_a_bag(tmp_path, kind, form):
-    path = write_bag(tmp_path / "bag", kind, {"/camera/image_raw": form}, STAMPS)
-    frames = read_bag(path)
-    assert [frame.stamp for frame in frames] == STAMPS
-    for index, frame in enumerate(frames):
-        np.testing.assert_array_equal(frame.image, picture(index))
-    assert len(read_bag(path, "/camera/image_raw", count=2)) == 2
-
-
-def test_topic_must_be_named_where_there_are_several(tmp_path):
-    path = write_bag(tmp_path / "bag", "mcap", {"/left": "raw", "/right": "raw"}, STAMPS)
-    with pytest.raises(BagError, match="2 image topics: choose one of /left, /right"):
-        read_bag(path)
-    with pytest.raises(BagError, match="no image topic '/middle'"):
-        read_bag(path, "/middle")
-    assert len(read_bag(path, "/right")) == 4
-
-
-def test_stamps_of_bags_increase_and_may_be_missing(tmp_path):
-    path = write_bag(tmp_path / "back", "mcap", {"/a": "raw"}, [5, 9, 7, 9, 12])
-    assert [frame.stamp for frame in read_bag(path)] == [5, 9, 12]
-    path = write_bag(tmp_path / "none", "mcap", {"/a": "raw"}, [0, 0, 0])
-    assert [frame.stamp for frame in read_bag(path)] == [1000, 1001, 1002]
-
-
-def test_missing_and_damaged_bags(tmp_path):
-    pytest.importorskip("rosbags", reason="bags are read by the package rosbags")
-    with pytest.raises(BagError, match="no bag"):
-        read_bag(tmp_path / "none")
-    (tmp_path / "bad.bag").write_bytes(b"not a bag")
-    with pytest.raises(BagError, match="cannot be read"):
-        read_bag(tmp_path / "bad.bag")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(BagError, match="cannot be read"):
-        read_bag(tmp_path / "empty")
 
 
 # errors of the demo --------------------------------------------------------------------------
@@ -256,8 +155,11 @@ def test_demo_on_a_made_clip(tmp_path):
 def own_input(tmp_path: Path, kind: str) -> list[str]:
     """Seven pictures as what a user may have, and the options that name it."""
     if kind == "bag":
+        pytest.importorskip("rosbags", reason="bags are written and read by the package rosbags")
+        from bag_files import write_pictures
+
         stamps = [10**9 + 40_000_000 * index for index in range(7)]
-        path = write_bag(tmp_path / "bag", "mcap", {"/left": "raw", "/right": "raw"}, stamps)
+        path = write_pictures(tmp_path / "bag", topics=("/left", "/right"), stamps=stamps)
         return ["--bag", str(path), "--topic", "/right"]
     images = [np.full((96, 128, 3), 20 * index, np.uint8) for index in range(7)]
     if kind == "video":
