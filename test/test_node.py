@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("dino_tracker_ros.msg", reason="needs this package's messages (colcon build)")
 
+from dino_tracker_ros.msg import Track
 from geometry_msgs.msg import Point32, PointStamped, PolygonStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -32,9 +34,11 @@ from ros_peer import (
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 from tracker_double import DIVERGES, NO_MEMORY, SLOW, VELOCITY
+from visualization_msgs.msg import MarkerArray
 
 from dino_tracker_ros.ros.messages import image_message, time_of
 from dino_tracker_ros.ros.messages import stamp_of as stamp_in
+from dino_tracker_ros.visualization.overlay import id_colours
 
 pytestmark = pytest.mark.ros
 DOUBLE = HERE / "node_with_double.py"
@@ -127,12 +131,101 @@ def test_the_overlay_is_drawn_for_those_who_look(start: Start, peer: Peer) -> No
     overlay = peer.node.create_subscription(Image, "dino_tracker/overlay", peer.overlays.append, 10)
     peer.wait_for_listener(camera)
     peer.wait(lambda: peer.node.count_publishers(overlay.topic_name) > 0)
-    peer.play(camera, range(6))
-    peer.wait(lambda: len(peer.overlays) == 1)
-    message = peer.overlays[0]
-    assert (message.width, message.height, message.encoding) == (WIDTH, HEIGHT, "rgb8")
-    assert stamp_in(message.header.stamp) == stamp_of(5)
-    assert np.asarray(message.data).any()
+    peer.play(camera, range(10))
+    peer.wait(lambda: len(peer.overlays) == 2)
+    peer.wait_for_clips(2)
+    for message, clip, newest in zip(peer.overlays, peer.tracks, (5, 9)):
+        assert (message.width, message.height, message.encoding) == (WIDTH, HEIGHT, "rgb8")
+        assert stamp_in(message.header.stamp) == stamp_of(newest)
+        assert message.header.frame_id == "camera"
+        picture = np.asarray(message.data, np.uint8).reshape(HEIGHT, WIDTH, 3).astype(int)
+        for track, colour in zip(clip.tracks, id_colours([track.id for track in clip.tracks])):
+            column, row = round(track.x[-1]), round(track.y[-1])
+            if track.occluded[-1] == Track.VISIBLE:  # a dot in the colour of its id
+                assert np.abs(picture[row, column] - colour).max() < 40
+        column, row = round(clip.tracks[0].x[-5]), round(clip.tracks[0].y[-5])
+        assert picture[row, column].any()  # its trail
+
+
+SAYS_WHAT_IT_DRAWS = """
+import sys
+from dino_tracker_ros.ros import tracker_node
+
+def saying(name):
+    draw = getattr(tracker_node, name)
+    def drawing(*positional, **named):
+        print("called", name, flush=True)
+        return draw(*positional, **named)
+    return drawing
+
+for name in ("draw_overlay", "marker_array"):
+    setattr(tracker_node, name, saying(name))
+sys.path.insert(0, {folder!r})
+import node_with_double
+"""
+
+
+def test_nothing_is_drawn_where_nobody_looks(start: Start, peer: Peer, tmp_path: Path) -> None:
+    script = tmp_path / "says_what_it_draws.py"
+    script.write_text(SAYS_WHAT_IT_DRAWS.format(folder=str(HERE)))
+    node = start(script)
+    camera, infos = peer.camera(), peer.camera("camera_info", CameraInfo)
+    peer.wait_for_listener(camera)
+    peer.wait_for_listener(infos)
+    infos.publish(calibrated())
+    peer.play(camera, range(10))
+    peer.wait_for_clips(2)
+    assert "called" not in node.said()
+    markers: list[Any] = []
+    for kind, name, take in ((Image, "overlay", peer.overlays), (MarkerArray, "markers", markers)):
+        peer.node.create_subscription(kind, f"dino_tracker/{name}", take.append, 10)
+    for number in range(10, 40):  # until the node knows of the subscriptions
+        peer.play(camera, range(number, number + 1))
+        time.sleep(0.1)
+    peer.wait(lambda: bool(peer.overlays and markers), "for the pictures")
+    assert "called draw_overlay" in node.said()
+    assert "called marker_array" in node.said()
+
+
+def calibrated() -> Any:
+    info = CameraInfo(height=HEIGHT, width=WIDTH)
+    info.k = [50.0, 0.0, 31.5, 0.0, 50.0, 23.5, 0.0, 0.0, 1.0]
+    return info
+
+
+def test_markers_need_a_calibrated_camera_and_say_so(start: Start, peer: Peer) -> None:
+    start()
+    camera, infos = peer.camera(), peer.camera("camera_info", CameraInfo, reliable=False)
+    markers: list[Any] = []
+    topic = "dino_tracker/markers"
+    peer.node.create_subscription(MarkerArray, topic, markers.append, 10)
+    peer.wait_for_listener(camera)
+    peer.wait_for_listener(infos)
+    peer.wait(lambda: peer.node.count_publishers(topic) > 0, "for the publisher")
+
+    def error_of_clip(numbers: range, said: str) -> None:
+        peer.play(camera, numbers)
+        peer.wait(lambda: said in peer.diagnostics.get("last_error", ""), f"for {said}")
+
+    error_of_clip(range(6), "~/markers: no camera_info came on /camera_info")
+    infos.publish(CameraInfo(height=HEIGHT, width=WIDTH))
+    error_of_clip(range(6, 10), "camera_info has no focal length")
+    wrong = calibrated()
+    wrong.width = 2 * WIDTH
+    infos.publish(wrong)
+    error_of_clip(range(10, 14), "camera_info is for 128x48 pixels, the image has 64x48")
+    assert not markers
+    infos.publish(calibrated())
+    peer.play(camera, range(14, 18))
+    peer.wait(lambda: len(markers) == 1, "for markers")
+    peer.wait_for_clips(4)
+    seen = [track for track in peer.tracks[3].tracks if track.occluded[-1] == Track.VISIBLE]
+    points = {each.id: each for each in markers[0].markers if each.ns == "points"}
+    assert set(points) == {track.id for track in seen}
+    for track in seen:
+        place = points[track.id].pose.position
+        assert place.x == pytest.approx((track.x[-1] - 31.5) / 50, abs=1e-6)
+        assert (points[track.id].header.frame_id, place.z) == ("camera", 1.0)
 
 
 def test_compressed_images(start: Start, peer: Peer) -> None:
@@ -369,6 +462,19 @@ def test_signals_end_the_node_cleanly_even_while_it_optimizes(
     peer.play(camera, range(6), SLOW)
     peer.wait_for(stage="fitting")
     assert node.end(how) == 0
+    assert "Traceback" not in node.said()
+
+
+def test_an_impatient_ctrl_c_ends_the_node_as_cleanly(start: Start, peer: Peer) -> None:
+    node = start()
+    camera = peer.camera()
+    peer.wait_for_listener(camera)
+    peer.play(camera, range(6), SLOW)
+    peer.wait_for(stage="fitting")
+    while node.process.poll() is None:
+        node.process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    assert node.process.returncode == 0
     assert "Traceback" not in node.said()
 
 

@@ -34,6 +34,10 @@ class ImageInput:
         on_drop: called with the reason for every lost one.
         on_error: called with a text for every bad message.
 
+    Attributes:
+        info_topic: resolved name of the topic of camera_info.
+        camera_info: its newest message; None before the first.
+
     Raises:
         MissingPackageError: depth is enabled and message_filters is not installed.
     """
@@ -61,6 +65,8 @@ class ImageInput:
         if self._compressed and not topic.endswith("/compressed"):
             topic += "/compressed"
         self._topic = topic
+        self.info_topic: str = node.resolve_topic_name(INFO_TOPIC)
+        self.camera_info: CameraInfo | None = None
         self._subscriptions: list[Any] = []
         self._synchronizer: Any = None
         self._reliable = image.reliability != "best_effort"
@@ -138,14 +144,19 @@ class ImageInput:
         image_type = CompressedImage if self._compressed else Image
         callback = self._on_compressed if self._compressed else self._on_raw
         if self._filters is None:
+            # Best effort hears every publisher, and such small messages are not lost.
+            heard = QoSProfile(
+                depth=self._image.qos_depth, reliability=ReliabilityPolicy.BEST_EFFORT
+            )
             self._subscriptions = [
-                self._node.create_subscription(image_type, self._topic, callback, self._qos())
+                self._node.create_subscription(image_type, self._topic, callback, self._qos()),
+                self._node.create_subscription(CameraInfo, self.info_topic, self._on_info, heard),
             ]
             return
         topics = (
             (image_type, self._topic),
             (Image, self._node.resolve_topic_name(DEPTH_TOPIC)),
-            (CameraInfo, self._node.resolve_topic_name(INFO_TOPIC)),
+            (CameraInfo, self.info_topic),
         )
         filters = [
             self._filters.Subscriber(self._node, message_type, topic, qos_profile=self._qos())
@@ -167,7 +178,7 @@ class ImageInput:
     def _unpublished_companions(self) -> str:
         if self._filters is None:
             return ""
-        names = [self._node.resolve_topic_name(name) for name in (DEPTH_TOPIC, INFO_TOPIC)]
+        names = [self._node.resolve_topic_name(DEPTH_TOPIC), self.info_topic]
         missing = [name for name in names if not self._node.count_publishers(name)]
         return f"; nobody publishes {' and '.join(missing)}" if missing else ""
 
@@ -176,6 +187,9 @@ class ImageInput:
 
     def _on_compressed(self, message: CompressedImage) -> None:
         self._receive(message, None)
+
+    def _on_info(self, message: CameraInfo) -> None:
+        self.camera_info = message
 
     def _count_unmatched(self, message: Any) -> None:
         """An image came; what of it is too old to find its depth any more is lost."""
@@ -186,6 +200,7 @@ class ImageInput:
 
     def _on_synchronised(self, message: Any, depth: Image, info: CameraInfo) -> None:
         self._unmatched = max(0, self._unmatched - 1)
+        self.camera_info = info
         self._receive(message, self._decode_depth(message, depth, info))
 
     def _receive(self, message: Any, depth: Depth | None) -> None:

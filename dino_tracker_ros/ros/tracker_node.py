@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
+from visualization_msgs.msg import MarkerArray
 
 from dino_tracker_ros.msg import TrackArray
 from dino_tracker_ros.ros import messages
@@ -28,6 +30,7 @@ from dino_tracker_ros.ros.diagnostics import (
 from dino_tracker_ros.ros.image_decoding import ImageError
 from dino_tracker_ros.ros.image_input import ImageInput
 from dino_tracker_ros.ros.loading import automatic_preset, load_tracker, release_memory
+from dino_tracker_ros.ros.markers import CameraError, marker_array, pinhole_of
 from dino_tracker_ros.ros.node_settings import NodeSettings
 from dino_tracker_ros.ros.parameters import NodeParameters
 from dino_tracker_ros.ros.worker import (
@@ -43,7 +46,8 @@ from dino_tracker_ros.tracking.settings import Settings
 from dino_tracker_ros.visualization.overlay import draw_overlay
 
 QUEUE = 10  # messages kept of everything but images
-OVERLAY_QUEUE = 2
+PICTURE_QUEUE = 2  # of what is only looked at
+QUERY_QUEUE = 1000  # a message for each frame of a long clip may come at once
 WORKER_PATIENCE = 4.0  # seconds; ros2 launch loses its own after five
 NOT_CONFIGURED = "the node is not configured"
 
@@ -75,9 +79,10 @@ class TrackerNode(LifecycleNode):
         self._dropped_before = 0
 
         self._tracks = self.create_lifecycle_publisher(TrackArray, "tracks", QUEUE)
-        self._overlay = self.create_lifecycle_publisher(Image, "~/overlay", OVERLAY_QUEUE)
+        self._overlay = self.create_lifecycle_publisher(Image, "~/overlay", PICTURE_QUEUE)
+        self._markers = self.create_lifecycle_publisher(MarkerArray, "~/markers", PICTURE_QUEUE)
         self._reports = self.create_publisher(DiagnosticArray, "/diagnostics", QUEUE)
-        self.create_subscription(PolygonStamped, "~/query_points", self._on_polygon, QUEUE)
+        self.create_subscription(PolygonStamped, "~/query_points", self._on_polygon, QUERY_QUEUE)
         self.create_subscription(Image, "~/query_mask", self._on_mask, QUEUE)
         self.create_subscription(PointStamped, "clicked_point", self._on_click, QUEUE)
         self.create_service(Trigger, "~/reset", self._on_reset)
@@ -241,6 +246,22 @@ class TrackerNode(LifecycleNode):
             drawn = draw_overlay(clip.image, clip.tracks, newest, ids=clip.ids)
             stamp = int(clip.tracks.stamps[newest])
             self._overlay.publish(messages.image_message(drawn, stamp, clip.frame_id))
+        if self._markers.get_subscription_count():
+            self._publish_markers(clip)
+
+    def _publish_markers(self, clip: ClipResult) -> None:
+        camera = self._camera
+        if camera is None:
+            return
+        try:
+            if camera.camera_info is None:
+                raise CameraError(f"no camera_info came on {camera.info_topic}: publish it")
+            pinhole = pinhole_of(camera.camera_info)
+            self._markers.publish(
+                marker_array(clip.tracks, clip.ids, clip.depth, pinhole, clip.frame_id)
+            )
+        except CameraError as error:
+            self._error(f"~/markers: {error}")
 
     # Queries and services --------------------------------------------------------------------
 
@@ -332,10 +353,11 @@ def main(
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one Ctrl-C is enough: it ends already
         ended = node.close()
         node.destroy_node()
         if rclpy.ok():
-            rclpy.shutdown()
+            rclpy.shutdown(uninstall_handlers=False)
     if not ended:
         # PyTorch crashes when Python is taken down around a thread that computes.
         sys.stderr.flush()
