@@ -29,7 +29,7 @@ from bag_files import (
 from dino_tracker_ros.evaluation import bags
 from dino_tracker_ros.evaluation.bag_reader import BagError, BagReader
 from dino_tracker_ros.evaluation.bag_types import COMPRESSED_IMAGE, DEFINITIONS, IMAGE, typestore
-from dino_tracker_ros.evaluation.bag_writer import new_bag
+from dino_tracker_ros.evaluation.bag_writer import BagWriter, new_bag
 from dino_tracker_ros.evaluation.bags import image_topics, read_bag
 from dino_tracker_ros.ros.clip_buffer import CameraFrame, ClipBuffer
 from dino_tracker_ros.ros.node_settings import StreamSettings
@@ -72,6 +72,21 @@ def test_padded_rows_and_other_encodings_are_understood(tmp_path):
             data=np.pad(rows, ((0, 0), (0, 6))).reshape(-1),
         )  # fmt: skip
     np.testing.assert_array_equal(read_bag(tmp_path / "bag")[0].image, picture(1))
+
+
+@pytest.mark.parametrize("mode", ["FILE", "MESSAGE", "STORAGE"])
+def test_compressed_bags_are_read(tmp_path, mode):
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+    writer = Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP)
+    writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
+    with writer:
+        bag = BagWriter(writer, is_ros1=False)
+        for index, stamp in enumerate(STAMPS):
+            bag.write_image("/image", Frame(picture(index), stamp), "camera")
+    frames = read_bag(tmp_path / "bag")
+    np.testing.assert_array_equal(frames[5].image, picture(5))
+    np.testing.assert_array_equal(frames[2].image, picture(2))
 
 
 def test_one_file_of_a_bag_can_be_named_alone(tmp_path):
@@ -145,6 +160,9 @@ def test_a_range_of_time_counts_from_the_first_image(tmp_path):
     np.testing.assert_array_equal(read_bag(path, start=0.15)[0].image, picture(3))
     with pytest.raises(BagError, match=r"no image from 1 s to 2 s: its images are at 0 .. 0.250 s"):
         read_bag(path, start=1, end=2)
+    for start, end in ((-1, None), (0.2, 0.1), (None, 0), (float("nan"), None)):
+        with pytest.raises(BagError, match="is no range of time"):
+            read_bag(path, start=start, end=end)
 
 
 # Topics --------------------------------------------------------------------------------------
@@ -272,7 +290,7 @@ def test_empty_headers_give_way_to_the_times_of_recording(tmp_path, caplog):
         for index in range(3):
             write_raw(bag, 0, picture(index), time=1000 + index)
     assert read_bag(tmp_path / "bag").stamps == (1000, 1001, 1002)
-    assert "headers without a stamp; the times of recording are used" in caplog.text
+    assert "no stamps, the times of recording are used" in caplog.text
 
 
 # Damage --------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,10 +18,10 @@ from dino_tracker_ros.evaluation.bag_types import COMPRESSED_IMAGE, IMAGE
 from dino_tracker_ros.ros.image_decoding import ImageError, decode, decode_compressed
 from dino_tracker_ros.ros.node_settings import StreamSettings
 from dino_tracker_ros.tracking.clip import Frame
-from dino_tracker_ros.visualization.video import LazyFrames
+from dino_tracker_ros.visualization.video import NANOSECONDS, LazyFrames
 
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
-LATE = round(StreamSettings().jump_back * 1e9)
+LATE = round(StreamSettings().jump_back * NANOSECONDS)
 """An image whose stamp is further behind than this, ns, is not late: time jumped back."""
 _SKIP = 100  # messages that are read over rather than looked up
 
@@ -45,7 +47,13 @@ def read_bag(
         BagError: no such bag or topic, several topics to choose from, no image in that time, or
             one that is damaged, of another size, or from an earlier time than those before it.
     """
-    return BagFrames(path, topic, count, start, end)
+    begin, until = start or 0.0, math.inf if end is None else end
+    if not 0 <= begin < until:
+        raise BagError(
+            f"from {begin:g} s to {until:g} s after the first image is no range of time: give a "
+            "start of at least 0 and an end after it"
+        )
+    return BagFrames(path, topic, count, begin, until)
 
 
 def image_topics(path: Path) -> list[str]:
@@ -77,7 +85,7 @@ class BagFrames(LazyFrames):
     """
 
     def __init__(
-        self, path: Path, topic: str, count: int | None, start: float | None, end: float | None
+        self, path: Path, topic: str, count: int | None, start: float, end: float
     ) -> None:
         self._reader = BagReader(path)
         self.topic = self._reader.choose_topic(topic, IMAGE_TYPES, "images")
@@ -90,63 +98,66 @@ class BagFrames(LazyFrames):
     def _messages(self, start: int | None = None) -> Iterator[RecordedMessage]:
         return self._reader.messages(self.topic, IMAGE_TYPES, start)
 
-    def _scan(self, count: int | None, start: float | None, end: float | None) -> None:
+    def _scan(self, count: int | None, start: float, end: float) -> None:
         """Finds the images that are used: their stamps, and which messages they are."""
-        first = last = None
-        times: list[int] = []
-        used: list[int] = []
+        self._times: list[int] = []
+        self._used: list[int] = []
         stamps: list[int] = []
-        double = late = 0
-        begin = 0 if start is None else round(start * 1e9)
-        unstamped = False
-        for number, recorded in enumerate(self._stream):
-            times.append(recorded.time)
-            message = self._reader.deserialize(recorded)
-            stamp = _stamp(message)
-            if first is None:
-                unstamped = stamp == 0
-            if unstamped:
-                stamp = recorded.time
-            if first is None:
-                first = stamp
-            if end is not None and stamp - first >= round(end * 1e9):
+        left_out: Counter[str] = Counter()
+        first = last = None
+        for number, stamp, message, kind in self._in_order(left_out):
+            first = stamp if first is None else first
+            if stamp - first >= end * NANOSECONDS:
                 break
-            if last is not None and stamp <= last:
-                if stamp < last - LATE:
-                    raise BagError(self._jump(number, last, stamp, len(used)))
-                double += stamp == last
-                late += stamp < last
-                continue
             last = stamp
-            if stamp - first < begin:
+            if stamp - first < round(start * NANOSECONDS):
                 continue
-            self._check(number, message, recorded.topic.type, not used)
-            used.append(number)
+            self._check(number, message, kind)
+            self._used.append(number)
             stamps.append(stamp)
-            if count is not None and len(used) >= count:
+            if count is not None and len(stamps) >= count:
                 break
         if first is None or last is None:
             raise BagError(f"{self._what}: there is no image on it")
-        if not used:
+        if not stamps:
             raise BagError(
-                f"{self._what}: no image from {start or 0:g} s to "
-                f"{'the end' if end is None else f'{end:g} s'}: its images are at 0 .. "
-                f"{(last - first) * 1e-9:.3f} s"
+                f"{self._what}: no image from {start:g} s to {end:g} s: its images are at 0 .. "
+                f"{(last - first) / NANOSECONDS:.3f} s"
             )
         self.stamps = tuple(stamps)
-        self._used = used
-        self._times: NDArray[np.int64] = np.array(times, np.int64)
-        if unstamped:
-            _log.warning(
-                "%s: headers without a stamp; the times of recording are used", self._what
-            )
-        if double or late:
+        if left_out:
             _log.warning(
                 "%s: %d of %d images are left out as the node would: %d with the stamp of the one "
-                "before, %d older than it", self._what, double + late, len(times), double, late,
+                "before, %d older than it",
+                self._what, left_out.total(), len(self._times), left_out["double"],
+                left_out["late"],
             )  # fmt: skip
 
-    def _check(self, number: int, message: Any, kind: str, is_first: bool) -> None:
+    def _in_order(self, left_out: Counter[str]) -> Iterator[tuple[int, int, Any, str]]:
+        """Number, stamp, message and type of each image newer than the last; counts the others."""
+        last = None
+        unstamped = False
+        for number, recorded in enumerate(self._stream):
+            self._times.append(recorded.time)
+            message = self._reader.deserialize(recorded)
+            stamp = int(message.header.stamp.sec) * NANOSECONDS + int(message.header.stamp.nanosec)
+            if number == 0 and stamp == 0:
+                unstamped = True
+                _log.warning("%s: no stamps, the times of recording are used", self._what)
+            stamp = recorded.time if unstamped else stamp
+            if last is None or stamp > last:
+                last = stamp
+                yield number, stamp, message, recorded.topic.type
+            elif stamp < last - LATE:
+                raise BagError(
+                    f"{self._what}: time jumps back by {(last - stamp) / NANOSECONDS:.3f} s at "
+                    f"image {number}: the bag holds several recordings or a loop; take at most "
+                    f"{len(self._used)} images, or end the range of time before it"
+                )
+            else:
+                left_out["double" if stamp == last else "late"] += 1
+
+    def _check(self, number: int, message: Any, kind: str) -> None:
         try:
             height, width = _pixels(message, kind).shape[:2]
         except ImageError as error:
@@ -154,7 +165,7 @@ class BagFrames(LazyFrames):
                 f"{self._what}: image {number} cannot be decoded: {error}; a range of time may "
                 "leave it out"
             ) from error
-        if is_first:
+        if not self._used:
             self.frame_id = str(message.header.frame_id)
             self.width, self.height = width, height
         elif (width, height) != (self.width, self.height):
@@ -163,13 +174,6 @@ class BagFrames(LazyFrames):
                 f"{self.width}x{self.height}: choose images of one size by a range of time"
             )
 
-    def _jump(self, number: int, last: int, stamp: int, good: int) -> str:
-        return (
-            f"{self._what}: time jumps back by {(last - stamp) * 1e-9:.3f} s at image {number}: "
-            f"the bag holds several recordings or a loop; take at most {good} images, or end the "
-            "range of time before it"
-        )
-
     def _frame(self, index: int) -> Frame:
         recorded = self._message(self._used[index])
         message = self._reader.deserialize(recorded)
@@ -177,19 +181,15 @@ class BagFrames(LazyFrames):
 
     def _message(self, number: int) -> RecordedMessage:
         """The message of that number in the order of reading, on the open stream if it can be."""
-        time = int(self._times[number])
+        time = self._times[number]
         if not 0 <= number - self._next <= _SKIP or time < self._stream_from:
             self._stream, self._stream_from, self._next = self._messages(time), time, 0
-        skip = np.count_nonzero(self._times[self._next : number] >= self._stream_from)
-        message = next(islice(self._stream, int(skip), None), None)
+        skip = sum(each >= self._stream_from for each in self._times[self._next : number])
+        message = next(islice(self._stream, skip, None), None)
         if message is None:
             raise BagError(f"{self._what}: image {number} is gone: was the bag changed meanwhile?")
         self._next = number + 1
         return message
-
-
-def _stamp(message: Any) -> int:
-    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
 
 
 def _pixels(message: Any, kind: str) -> NDArray[np.uint8]:
