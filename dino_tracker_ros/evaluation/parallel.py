@@ -113,6 +113,9 @@ def _child(
     threading.Thread(target=_follow_parent, daemon=True).start()
     prepare(slot)
     connection.send(work(piece))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # PyTorch takes seconds to take itself down
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -131,11 +134,11 @@ def _outcome(connection: Connection, process: BaseProcess) -> Outcome | Lost:
         outcome: Outcome = connection.recv()
         return outcome
     except (EOFError, OSError):
-        process.join(PATIENCE)
+        _join(process)
         return Lost(_cause(process.exitcode))
     finally:
         connection.close()
-        _end([process])
+        _join(process)
 
 
 def _cause(code: int | None) -> str:
@@ -148,8 +151,12 @@ def _cause(code: int | None) -> str:
 
 def _end(processes: list[BaseProcess]) -> None:
     for process in processes:
-        process.terminate()  # does nothing where it has ended
+        process.terminate()
     for process in processes:
-        process.join(PATIENCE)
-        process.kill()
-        process.join()
+        _join(process)
+
+
+def _join(process: BaseProcess) -> None:
+    process.join(PATIENCE)
+    process.kill()
+    process.join()

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from dino_tracker_ros.evaluation import baselines
 from dino_tracker_ros.evaluation.assembly import tracks_of_queries
+from dino_tracker_ros.evaluation.bag_reader import BagReader
+from dino_tracker_ros.evaluation.bag_types import TRACK_ARRAY
 from dino_tracker_ros.evaluation.inputs import Input, files_fingerprint, fingerprint, load_input
 from dino_tracker_ros.evaluation.known_tracks import LabelledClip
 from dino_tracker_ros.evaluation.metrics import Mode
@@ -40,6 +42,7 @@ from dino_tracker_ros.evaluation.scores import count
 from dino_tracker_ros.evaluation.strips import clip_pictures
 from dino_tracker_ros.evaluation.track_bags import read_track_bag
 from dino_tracker_ros.evaluation.tracks_file import load_tracks
+from dino_tracker_ros.evaluation.truth_tracks import TRUTH_TOPIC
 from dino_tracker_ros.tracking.errors import SettingError, TrackerError
 from dino_tracker_ros.tracking.settings import Settings, describe, preset, with_values
 from dino_tracker_ros.tracking.tracker import DinoTracker
@@ -316,7 +319,7 @@ def _replayed(clip: LabelledClip, plan: Plan, progress: Progress) -> _Output:
 
 
 def _recorded(clip: LabelledClip, path: Path, progress: Progress) -> _Output:
-    tracks = load_tracks(path) if path.suffix == ".npz" else read_track_bag(path)[0]
+    tracks = load_tracks(path) if path.suffix == ".npz" else _tracks_in_bag(path)
     stamps = _stamps(clip)
     strange = ~np.isin(tracks.stamps, stamps)
     if strange.any():
@@ -331,6 +334,14 @@ def _recorded(clip: LabelledClip, path: Path, progress: Progress) -> _Output:
             f"the {len(found)} known points"
         )
     return _Output(tracks, {}, {"tracks_missing": float((~found).sum())})
+
+
+def _tracks_in_bag(path: Path) -> Tracks:
+    """What a node published; known tracks that were played to it may have been recorded too."""
+    with BagReader(path) as reader:
+        topics = [topic.name for topic in reader.topics if topic.type == TRACK_ARRAY]
+    published = [topic for topic in topics if topic != TRUTH_TOPIC]
+    return read_track_bag(path, published[0] if len(published) == 1 else "")[0]
 
 
 def _stamps(clip: LabelledClip) -> NDArray[np.int64]:
