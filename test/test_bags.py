@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_images_come_back_as_they_were(tmp_path, storage, form):
     assert (frames.width, frames.height) == (WIDTH, HEIGHT)
     for index, frame in enumerate(frames):
         assert frame.stamp == STAMPS[index]
+        assert frame.image.flags.writeable
         np.testing.assert_array_equal(frame.image, picture(index))
 
 
@@ -462,6 +464,13 @@ def test_only_a_bag_is_ever_replaced(tmp_path):
     assert (tmp_path / "thesis" / "chapter").exists()
     with pytest.raises(OutputError, match=r"leave off \.mcap"), new_bag(tmp_path / "a.mcap"):
         pytest.fail("the bag must not be opened")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), sqlite3.OperationalError("full")])
+def test_a_full_disk_is_one_line(tmp_path, error):
+    with pytest.raises(OutputError, match=r"'.*bag' cannot be written: .*(No space|full)"):
+        begin_a_bag_and_fail(tmp_path / "bag", error)
+    assert list(tmp_path.iterdir()) == []
 
 
 def begin_a_bag_and_fail(path, error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,7 +155,7 @@ def new_bag(path: Path, storage: str = "mcap", overwrite: bool = False) -> Itera
         if path.exists():
             path.rename(folder / "replaced")
         temporary.rename(path)
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         raise OutputError(f"bag '{path}' cannot be written: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -177,7 +177,8 @@ class BagFrames(LazyFrames):
     def _frame(self, index: int) -> Frame:
         recorded = self._message(self._used[index])
         message = self._reader.deserialize(recorded)
-        return Frame(_pixels(message, recorded.topic.type), self.stamps[index])
+        # Raw pixels are a view on the message, which cannot be written to.
+        return Frame(_pixels(message, recorded.topic.type).copy(), self.stamps[index])
 
     def _message(self, number: int) -> RecordedMessage:
         """The message of that number in the order of reading, on the open stream if it can be."""
