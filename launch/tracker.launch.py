@@ -14,6 +14,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+CONFIG = Path(get_package_share_directory("dino_tracker_ros")) / "config"
 # An empty argument leaves the parameter to params_file and the preset.
 PARAMETER_OF_ARGUMENT = {
     "autostart": "autostart",
@@ -24,16 +25,17 @@ PARAMETER_OF_ARGUMENT = {
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The arguments and the node.
+    """The arguments, the node, and RViz where it is asked for.
 
     No transport is set: on Fast DDS's LARGE_DATA the node would not meet a camera driver, or a
     shell, that is not on it too (see docs/NODE.md, QoS).
     """
-    params_file = Path(get_package_share_directory("dino_tracker_ros")) / "config" / "tracker.yaml"
     return LaunchDescription(
         [
             DeclareLaunchArgument(
-                "params_file", default_value=str(params_file), description="YAML with parameters"
+                "params_file",
+                default_value=str(CONFIG / "tracker.yaml"),
+                description="YAML with parameters",
             ),
             DeclareLaunchArgument(
                 "namespace", default_value="", description="namespace of the node and its topics"
@@ -78,12 +80,18 @@ def generate_launch_description() -> LaunchDescription:
                 choices=["", "auto", "paper", "robot", "cpu"],
                 description="defaults of the tracker's settings (default: auto, by device)",
             ),
-            OpaqueFunction(function=_node),
+            DeclareLaunchArgument(
+                "rviz",
+                default_value="false",
+                choices=["true", "false"],
+                description="show overlay and markers in RViz (needs the package rviz2)",
+            ),
+            OpaqueFunction(function=_nodes),
         ]
     )
 
 
-def _node(context: LaunchContext) -> list[Node]:
+def _nodes(context: LaunchContext) -> list[Node]:
     def argument(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
@@ -92,16 +100,31 @@ def _node(context: LaunchContext) -> list[Node]:
         value = argument(name)
         if value:
             given[parameter] = value == "true" if name == "autostart" else value
-    return [
-        Node(
-            package="dino_tracker_ros",
-            executable="tracker_node",
-            name="dino_tracker",
-            namespace=argument("namespace"),
-            parameters=[argument("params_file"), given],
-            remappings=[("image_raw", argument("image_topic"))],
-            arguments=["--ros-args", "--log-level", argument("log_level")],
-            output="screen",
-            emulate_tty=True,
-        )
-    ]
+    image_topic = argument("image_topic")
+    # As image_transport has it: camera_info lies beside the images.
+    info_topic = "".join(image_topic.rpartition("/")[:2]) + "camera_info"
+    tracker = Node(
+        package="dino_tracker_ros",
+        executable="tracker_node",
+        name="dino_tracker",
+        namespace=argument("namespace"),
+        parameters=[argument("params_file"), given],
+        remappings=[("image_raw", image_topic), ("camera_info", info_topic)],
+        arguments=["--ros-args", "--log-level", argument("log_level")],
+        output="screen",
+        emulate_tty=True,
+    )
+    if argument("rviz") == "false":
+        return [tracker]
+    space = argument("namespace").strip("/")
+    topics = [f"/dino_tracker/{name}" for name in ("overlay", "markers")]
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        name="rviz",
+        namespace=space,
+        parameters=[{"use_sim_time": given["use_sim_time"]}],
+        remappings=[(topic, f"/{space}{topic}") for topic in topics] if space else [],
+        arguments=["-d", str(CONFIG / "tracker.rviz")],
+    )
+    return [tracker, rviz]

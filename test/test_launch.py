@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ pytest.importorskip("launch_ros", reason="needs launch_ros, which is not on PyPI
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("dino_tracker_ros.msg", reason="needs this package's messages (colcon build)")
 
-from launch import LaunchDescription
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from ros_peer import PATIENCE, Peer
 
@@ -45,13 +46,26 @@ def peer() -> Iterator[Peer]:
     peer.close()
 
 
-def description() -> LaunchDescription:
+def launch_file() -> ModuleType:
     spec = importlib.util.spec_from_file_location("tracker_launch", LAUNCH_FILE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.generate_launch_description()
+    return module
+
+
+def description() -> LaunchDescription:
+    return launch_file().generate_launch_description()
+
+
+def nodes(**arguments: str) -> list[Any]:
+    """What is started with these arguments."""
+    context = LaunchContext()
+    for argument in of_kind(DeclareLaunchArgument):
+        argument.execute(context)
+    context.launch_configurations.update(arguments)
+    return launch_file()._nodes(context)
 
 
 def of_kind(kind: type) -> list[Any]:
@@ -70,6 +84,7 @@ def test_every_argument_is_described() -> None:
         "image_transport",
         "device",
         "preset",
+        "rviz",
     }
     assert all(argument.description for argument in arguments.values())
     assert arguments["preset"].choices == ["", "auto", "paper", "robot", "cpu"]
@@ -77,6 +92,40 @@ def test_every_argument_is_described() -> None:
 
 def test_the_transport_is_left_to_the_user() -> None:
     assert not of_kind(SetEnvironmentVariable)
+
+
+def test_rviz_is_started_only_where_it_is_asked_for() -> None:
+    assert [node.node_package for node in nodes()] == ["dino_tracker_ros"]
+    _, rviz = nodes(rviz="true", namespace="robot", use_sim_time="true")
+    assert (rviz.node_package, rviz.node_executable) == ("rviz2", "rviz2")
+    config = Path(rviz._Node__arguments[-1])
+    assert config.name == "tracker.rviz"
+    assert config.is_file()
+    shown = {
+        tuple("".join(each.text for each in side) for side in rule)
+        for rule in rviz._Node__remappings
+    }
+    assert shown == {
+        ("/dino_tracker/overlay", "/robot/dino_tracker/overlay"),
+        ("/dino_tracker/markers", "/robot/dino_tracker/markers"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("images", "info"),
+    [
+        ("image_raw", "camera_info"),
+        ("/front/image_rect", "/front/camera_info"),
+        ("/image", "/camera_info"),
+    ],
+)
+def test_camera_info_is_looked_for_beside_the_images(images: str, info: str) -> None:
+    (tracker,) = nodes(image_topic=images)
+    rules = {
+        tuple("".join(each.text for each in side) for side in rule)
+        for rule in tracker._Node__remappings
+    }
+    assert rules == {("image_raw", images), ("camera_info", info)}
 
 
 def test_the_arguments_reach_the_node(peer: Peer, tmp_path: Path) -> None:
