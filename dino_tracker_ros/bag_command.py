@@ -87,7 +87,7 @@ def _add_write(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )  # fmt: skip
     action.add_argument(
         "--format", choices=("raw", "png", "jpeg"), default="raw",
-        help="of the images: as they are (default), or compressed with or without loss",
+        help="of the images: raw (default), png, which loses nothing either, or jpeg",
     )  # fmt: skip
     action.add_argument(
         "--topic", default="/image_raw",

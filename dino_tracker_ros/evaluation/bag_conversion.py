@@ -20,11 +20,11 @@ from dino_tracker_ros.evaluation.known_tracks import GroundTruth
 from dino_tracker_ros.evaluation.metrics import Mode
 from dino_tracker_ros.evaluation.tap_vid_files import holds_tap_vid
 from dino_tracker_ros.evaluation.track_bags import write_tracks
+from dino_tracker_ros.evaluation.truth_tracks import TRUTH_TOPIC
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.visualization.video import IMAGE_SUFFIXES, NANOSECONDS, open_frames
 
-TRUTH_TOPIC = "/ground_truth/tracks"
 _BEGIN = NANOSECONDS  # stamp of a clip's first image: 0 means "no stamp" to ROS
 
 
