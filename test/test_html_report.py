@@ -197,22 +197,42 @@ def test_what_the_truth_does_not_support_is_a_dash_and_not_in_the_json(tmp_path:
     assert "–" in found.texts
 
 
-def best(found: str, clip: str) -> list[str]:
-    """The names of the methods with a best value in the clip's rows, one for each such value."""
+def best(found: str, clip: str) -> dict[str, int]:
+    """How many best values each method has in a clip's rows."""
     body = next(part for part in found.split("<tbody>") if f">{clip}</th>" in part)
     rows = re.findall(r'<th scope="row">.*?</svg>(.*?)</th>(.*?)</tr>', body, re.DOTALL)
-    return [name for name, cells in rows for _ in range(cells.count("<strong>"))]
+    return {name: cells.count("<strong>") for name, cells in rows}
 
 
 def test_the_best_is_marked_where_more_is_better_and_where_less_is(tmp_path: Path) -> None:
-    """Of the constant errors 0.5 and 6 px the smaller wins; id switches and jitter tie at 0."""
-    report(tmp_path, known_result(methods={"bad": 6.0, "good": 0.5}), known_result("other"))
+    report(tmp_path, known_result(methods={"bad": 7.0, "good": 0.5}), known_result("other"))
+    found = dict(numbers(tmp_path))
+    expected, directions = {"bad": 0, "good": 0}, set()
+    for metric in HEADLINES:
+        values = {
+            name: found["known", name, "", metric.name][0]
+            for name in expected
+            if ("known", name, "", metric.name) in found
+        }
+        if not values:
+            continue
+        top = max(values.values()) if metric.higher_is_better else min(values.values())
+        for name, value in values.items():
+            expected[name] += value == top
+        if len(set(values.values())) == 2:
+            directions.add(metric.higher_is_better)
+    assert directions == {True, False}
+    assert best((tmp_path / "report.html").read_text(encoding="utf-8"), "known") == expected
+
+
+def test_big_numbers_stand_beside_the_best_baselines_not_the_trackers_own(tmp_path: Path) -> None:
+    methods = {"tracker": 1.0, "tracker, seed 2": 0.5, "still": 20.0, "flow": 4.0}
+    report(tmp_path, known_result(methods=methods))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    marked = best(text, "known")
-    assert marked.count("good") > marked.count("bad")
-    pooled = json.loads((tmp_path / "scores.json").read_text())["pooled"]
-    values = {method["name"]: method["scores"] for method in pooled}
-    assert values["good"]["delta_average"]["value"] > values["bad"]["delta_average"]["value"]
+    position, *_ = text[text.index('class="cards"') : text.index("</ul>")].split("</li>")
+    assert "flow: " in position
+    assert "seed 2" not in position
+    assert "still" not in position
 
 
 def test_a_single_method_is_not_called_the_best(tmp_path: Path) -> None:
@@ -282,6 +302,16 @@ def test_what_differs_between_clips_is_told_apart(tmp_path: Path) -> None:
         assert words in found.texts
     # 48 is the default of clip.length, 20 is not.
     assert "Settings that differ from the defaults" in found.texts
+
+
+def test_settings_that_are_not_the_defaults_stand_out(tmp_path: Path) -> None:
+    report(tmp_path, known_result())  # clip.length is the default, optimizer.seed is not
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    _, _, settings = text.partition("Settings that differ")
+    changed, _, every = settings.partition("All settings")
+    assert "optimizer.seed" in changed
+    assert "clip.length" not in changed
+    assert "clip.length" in every
 
 
 def test_an_earlier_report_is_replaced(tmp_path: Path) -> None:

@@ -193,11 +193,8 @@ def _scores(summary: Summary, colours: Mapping[str, int]) -> Content:
         for clip in summary.clips
     ]
     pooled = {name: (each.scores, each.seconds) for name, each in summary.pooled.items()}
-    of_clips = _scroll("Scores of each clip", element("table", head, groups))
-    if len(summary.clips) > _FEW_CLIPS:
-        title = f"Each of the {len(summary.clips)} clips"
-        of_clips = element("details", element("summary", element("b", title)), of_clips)
     several = len(summary.clips) > 1
+    of_clips = _scroll("Scores of each clip", element("table", head, groups))
     return [
         element(
             "p",
@@ -211,11 +208,10 @@ def _scores(summary: Summary, colours: Mapping[str, int]) -> Content:
                 "Scores of all clips",
                 element("table", head, _rows("", pooled, metrics, colours)),
             ),
-            element("h3", "Each clip"),
         ]
         if several
         else (),
-        of_clips,
+        _of_each_clip(summary, of_clips) if several else of_clips,
         element(
             "details",
             element("summary", element("b", "Every metric"), ", at each threshold too"),
@@ -431,18 +427,25 @@ def _live(summary: Summary) -> Content:
     runs = [(clip, method) for clip in summary.clips for method in clip.methods if method.live]
     if not runs:
         return ()
-    measures = list(dict.fromkeys(name for _, method in runs for name in method.live))
-    heads = [element("th", name.replace("_", " "), scope="col") for name in measures]
-    lines = [
-        element(
-            "tr",
-            element("th", clip.name, element("small", method.name), scope="row"),
-            [element("td", _measure(method.live.get(name, math.nan))) for name in measures],
-        )
-        for clip, method in runs
-    ]
+    names = list(dict.fromkeys(name for _, method in runs for name in method.live))
+    heads = [element("th", name.replace("_", " "), scope="col") for name in names]
     head = element("thead", element("tr", element("th", "", scope="col"), heads))
-    table = element("table", head, element("tbody", lines))
+
+    def line(title: Content, values: Mapping[str, float]) -> Markup:
+        cells = [element("td", _measure(values.get(name, math.nan))) for name in names]
+        return element("tr", element("th", title, scope="row"), cells)
+
+    means = []
+    for name in dict.fromkeys(method.name for _, method in runs):
+        own = [method.live for _, method in runs if method.name == name]
+        found = {key: [live[key] for live in own if key in live] for key in names}
+        mean = {key: math.fsum(values) / len(values) for key, values in found.items() if values}
+        means.append(line(name, mean))
+    lines = [
+        line([clip.name, element("small", method.name)], method.live) for clip, method in runs
+    ]
+    each = _scroll("Live measures of each clip", element("table", head, element("tbody", lines)))
+    several = len(runs) > len(means)
     return [
         element(
             "p",
@@ -450,7 +453,13 @@ def _live(summary: Summary) -> Content:
             "first tracks that hold it. Lag: seconds from the last image to the last tracks. Lost "
             "frames never reached the node; dropped ones did.",
         ),
-        _scroll("Measures of the live run", table),
+        [
+            element("h3", "All clips: means"),
+            _scroll("Live measures", element("table", head, element("tbody", means))),
+        ]
+        if several
+        else (),
+        _of_each_clip(summary, each) if several else each,
     ]
 
 
@@ -514,7 +523,7 @@ def _other_strips(clip: ClipResult, shown: set[tuple[str, int]]) -> Content:
     above = len(clip_worst(clip)) - len(rest)
     title = "Its worst tracks" if not above else f"Its worst tracks beside the {above} shown above"
     strips = [strip(clip, track, named=False) for track in rest]
-    return [element("p", element("b", title)), strips]
+    return [element("p", title, class_="subtitle"), strips]
 
 
 # Notes ----------------------------------------------------------------------------------------
@@ -579,6 +588,14 @@ def _facts(values: Mapping[str, Mapping[str, Sequence[str]]]) -> Markup:
 
 
 # Words and numbers ----------------------------------------------------------------------------
+
+
+def _of_each_clip(summary: Summary, table: Markup) -> Content:
+    """The table under its title; folded away where it is long."""
+    if len(summary.clips) <= _FEW_CLIPS:
+        return element("h3", "Each clip"), table
+    title = element("summary", element("b", f"Each of the {len(summary.clips)} clips"))
+    return element("details", title, table)
 
 
 def _scroll(name: str, table: Markup) -> Markup:

@@ -61,7 +61,8 @@ tbody th { position: sticky; left: 0; background: var(--page); white-space: nowr
 tbody th.group { font-weight: 600; padding-top: 1.1rem; position: static }
 td strong { font-weight: 700; border-bottom: 2px solid var(--s0) }
 td.words, .facts td { overflow-wrap: anywhere; white-space: normal; text-align: left }
-.facts th { font-weight: 600 }
+.facts th { font-weight: 600; width: 16rem }
+.subtitle { margin-top: 1.6rem; font-weight: 600 }
 sub { font-size: .72em; line-height: 0 }
 abbr { text-decoration: none }
 .swatch { width: .85em; height: .85em; margin-right: .4em; vertical-align: -.06em }
