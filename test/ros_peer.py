@@ -41,10 +41,15 @@ class NodeProcess:
     """A tracker node in a process of its own, with its output in a file."""
 
     def __init__(
-        self, log: Path, script: Path, parameters: dict[str, Any], pythonpath: str = ""
+        self,
+        log: Path,
+        script: Path,
+        parameters: dict[str, Any],
+        pythonpath: str = "",
+        params_file: Path | None = None,
     ) -> None:
         self.log = log
-        arguments = []
+        arguments = [] if params_file is None else ["--params-file", str(params_file)]
         for name, value in parameters.items():
             arguments += ["-p", f"{name}:={value}"]
         paths = [path for path in (pythonpath, os.environ.get("PYTHONPATH", "")) if path]

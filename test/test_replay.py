@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -19,15 +21,17 @@ pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("dino_tracker_ros.msg", reason="needs this package's messages (colcon build)")
 pytest.importorskip("rosbags", reason="the bags are written and read by the package rosbags")
 
+from ros_peer import PATIENCE, NodeProcess, Peer
 from tracker_double import REFUSED, VELOCITY
 
 from dino_tracker_ros.evaluation import live
-from dino_tracker_ros.evaluation.assembly import tracks_of_queries
+from dino_tracker_ros.evaluation.assembly import join_clips, tracks_of_queries
+from dino_tracker_ros.evaluation.bag_writer import new_bag
 from dino_tracker_ros.evaluation.live import LiveError
 from dino_tracker_ros.evaluation.player import Player, PlayerError
 from dino_tracker_ros.evaluation.replay import LiveRun, replay_clip
 from dino_tracker_ros.evaluation.track_bags import read_track_messages
-from dino_tracker_ros.ros.messages import stamp_of
+from dino_tracker_ros.ros.messages import image_message, stamp_of, tracks_of
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.errors import SettingError
 
@@ -128,6 +132,65 @@ def test_a_node_that_tracks_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LiveError, match=r"published no tracks: frame 13.*the frame is refused"):
         run(tmp_path, made_frames(4, colour=REFUSED))
     assert not (tmp_path / "run").exists()
+
+
+def test_by_hand_the_tracks_are_the_same(tmp_path: Path) -> None:
+    """As with `ros2 bag play` and `ros2 bag record`: a node, the points, the images, /tracks."""
+    frames = made_frames(9)
+    bag, truth = tmp_path / "clip", tmp_path / "clip.npz"
+    with new_bag(bag) as writer:
+        for frame in frames:
+            writer.write_image("/camera/image_raw", frame, "camera")
+    still = np.repeat(QUERIES[:, None, 1:], len(frames), axis=1)
+    seen = np.zeros(still.shape[:2], bool)
+    np.savez(truth, queries=QUERIES[:, [0, 2, 1]], points=still, occluded=seen, evaluate=~seen)
+    node = NodeProcess(
+        tmp_path / "node.log", DOUBLE,
+        {**SMALL, "preset": "cpu", "use_sim_time": "true", "clip.flush_after": 0.5},
+        params_file=live.evaluation_parameters(),
+    )  # fmt: skip
+    peer = Peer()
+    peer.log = node.said
+    try:
+        peer.wait_for_state("active")
+        done = subprocess.run(
+            [sys.executable, "-m", "dino_tracker_ros.evaluation.ask", str(bag)],
+            capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+        assert "asked dino_tracker for 3 points of 'clip'" in done.stdout, done.stderr
+        camera = peer.camera()
+        peer.wait_for_listener(camera)
+        for frame in frames:
+            camera.publish(image_message(frame.image, frame.stamp, "camera"))
+        peer.wait_for(frames_processed=9, clip_pending=0, clips=2)
+        peer.wait_for_clips(2)
+    finally:
+        node.end(signal.SIGINT)
+        peer.close()
+    clips = [tracks_of(message)[:2] for message in peer.tracks]
+    by_hand, ids = join_clips(clips)
+    result = run(tmp_path, frames)
+    np.testing.assert_array_equal(by_hand.points, result.tracks.points)
+    np.testing.assert_array_equal(by_hand.occluded, result.tracks.occluded)
+    np.testing.assert_array_equal(ids, result.ids)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [(False, "no file or folder"), (True, "has no known tracks")],
+)
+def test_asking_for_unknown_points_is_one_line(tmp_path: Path, made: bool, said: str) -> None:
+    bag = tmp_path / "clip"
+    if made:
+        with new_bag(bag) as writer:
+            writer.write_image("/image_raw", made_frames(1)[0], "camera")
+    done = subprocess.run(
+        [sys.executable, "-m", "dino_tracker_ros.evaluation.ask", str(bag)],
+        capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 class FakeNode:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dino_tracker_ros.evaluation.assembly import Clip
 
 QUEUE = 100  # messages
+ASKED_AT_ONCE = 1000  # messages of query points, one for each frame
 Recorded = tuple[int, bytes]
 """When a message was received, ns, and the message as it came over the wire."""
 
@@ -30,11 +31,13 @@ class Listener:
         tracked_at: stamp, ns, to the time.monotonic() at which tracks first had it.
         diagnostics: the last report, key to value.
         failed: whether its level was ERROR.
+        query_topic: resolved name of the topic of query points.
     """
 
     def __init__(self, context: Any, tracker: str) -> None:
         import rclpy
         from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+        from geometry_msgs.msg import PolygonStamped
         from rclpy.executors import SingleThreadedExecutor
         from std_srvs.srv import Trigger
 
@@ -50,7 +53,10 @@ class Listener:
         self.node: Any = rclpy.create_node("listener", context=context)
         self.node.create_subscription(TrackArray, "tracks", self._on_tracks, QUEUE, raw=True)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_report, QUEUE)
-        self._asking = query_publisher(self.node, tracker)
+        self._asking = self.node.create_publisher(
+            PolygonStamped, f"{tracker}/query_points", ASKED_AT_ONCE
+        )
+        self.query_topic: str = self._asking.topic_name
         self._flush: Any = self.node.create_client(Trigger, f"{tracker}/flush")
         self._executor: Any = SingleThreadedExecutor(context=context)
         self._executor.add_node(self.node)
@@ -68,10 +74,27 @@ class Listener:
             self._executor.spin_once(timeout_sec=left)
 
     def ask(self, queries: NDArray[np.float32], stamps: Mapping[int, int]) -> bool:
-        """Sends query points; false where nobody subscribes to them yet."""
+        """Sends query points, one message for each frame they are on.
+
+        Args:
+            queries: float32 [N, 3], (t, x, y).
+            stamps: ns, of every frame t.
+
+        Returns:
+            False where nobody subscribes to them yet.
+        """
+        from geometry_msgs.msg import Point32, Polygon, PolygonStamped
+
+        from dino_tracker_ros.ros.messages import time_of
+
         if not self._asking.get_subscription_count():
-            return not len(queries)
-        send_queries(self._asking, queries, stamps)
+            return False
+        for t in np.unique(queries[:, 0]):
+            message = PolygonStamped()
+            message.header.stamp = time_of(stamps[int(t)])
+            own = queries[queries[:, 0] == t]
+            message.polygon = Polygon(points=[Point32(x=float(x), y=float(y)) for _, x, y in own])
+            self._asking.publish(message)
         return True
 
     def flush(self) -> None:
@@ -111,30 +134,3 @@ class Listener:
             if status.name == self._status_name:
                 self.diagnostics = {value.key: value.value for value in status.values}
                 self.failed = status.level == self._error_level
-
-
-def query_publisher(node: Any, tracker: str) -> Any:
-    """A publisher of query points for a tracker node of that name."""
-    from geometry_msgs.msg import PolygonStamped
-
-    return node.create_publisher(PolygonStamped, f"{tracker}/query_points", 1000)
-
-
-def send_queries(publisher: Any, queries: NDArray[np.float32], stamps: Mapping[int, int]) -> None:
-    """Publishes query points, one message for each frame they are on.
-
-    Args:
-        publisher: made by `query_publisher`.
-        queries: float32 [N, 3], (t, x, y).
-        stamps: ns, of every frame t.
-    """
-    from geometry_msgs.msg import Point32, Polygon, PolygonStamped
-
-    from dino_tracker_ros.ros.messages import time_of
-
-    for time_index in np.unique(queries[:, 0]).astype(int).tolist():
-        message = PolygonStamped()
-        message.header.stamp = time_of(stamps[time_index])
-        own = queries[queries[:, 0] == time_index]
-        message.polygon = Polygon(points=[Point32(x=float(x), y=float(y)) for _, x, y in own])
-        publisher.publish(message)

@@ -168,11 +168,11 @@ def run_live(
         command += ["-p", f"{name}:={value}"]
     if not params_file.is_file():
         raise LiveError(f"there is no file of parameters '{params_file}'")
-    with _domain_of_its_own() as domain, log.open("w") as output, _listener(domain) as listener:
+    with _domain_of_its_own() as domain, log.open("w") as output, listening(domain) as listener:
         player = Player(listener.node, frames, rate)
         with _process(command, output, patience.stop) as tracker:
             _await_active(listener, player, tracker, log, patience.start, progress)
-            _ask(listener, frames, queries, patience.start)
+            ask_points(listener, frames, queries, patience.start)
             begin = time.monotonic()
             _play(listener, player, tracker, len(frames), log, patience, progress)
         return _result(listener, player, time.monotonic() - begin)
@@ -215,20 +215,30 @@ def _await_active(
     progress("starting the node", 1, 1)
 
 
-def _ask(
+def ask_points(
     listener: Listener, frames: Sequence[Frame], queries: NDArray[np.float32], seconds: float
 ) -> None:
-    """Sends the query points, and waits until the node has them: images must not overtake them."""
+    """Sends query points, and waits until the node has them: images must not overtake them.
+
+    Args:
+        frames: T frames.
+        queries: float32 [N, 3], (t, x, y).
+        seconds: how long to wait.
+
+    Raises:
+        LiveError: nobody subscribes, or the node does not take the points.
+    """
     stamps = {int(t): frames[int(t)].stamp for t in np.unique(queries[:, 0])}
     give_up = time.monotonic() + seconds
     while not listener.ask(queries, stamps):
         listener.spin(0.1)
         if time.monotonic() > give_up:
-            raise LiveError("nobody subscribes to the query points")
+            raise LiveError(f"nobody subscribes to {listener.query_topic} for {seconds:.0f} s")
     while listener.number("queries_waiting") + listener.number("queries_refused") < len(queries):
         listener.spin(0.1)
         if time.monotonic() > give_up:
-            raise LiveError(f"the node did not take {len(queries)} query points")
+            said = listener.diagnostics.get("last_error") or "no error either"
+            raise LiveError(f"the node did not take {len(queries)} query points: {said}")
 
 
 def _play(
@@ -340,7 +350,12 @@ def _locked(path: Path) -> IO[str] | None:
 
 
 @contextmanager
-def _listener(domain: int) -> Iterator[Listener]:
+def listening(domain: int | None = None, tracker: str = NODE) -> Iterator[Listener]:
+    """A listener to the tracker node of that name, in a ROS domain or the environment's.
+
+    Raises:
+        LiveError: ROS 2 is not in this environment.
+    """
     try:
         import rclpy
     except ImportError as error:
@@ -348,7 +363,7 @@ def _listener(domain: int) -> Iterator[Listener]:
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain)
     try:
-        listener = Listener(context, NODE)
+        listener = Listener(context, tracker)
         try:
             yield listener
         finally:
