@@ -52,7 +52,10 @@ def run_on_ray(
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     # Ray ends the whole program where something else than Ray answers.
     except (OSError, RuntimeError, ValueError, SystemExit) as error:
-        raise ClusterError(f"no Ray cluster at '{address}': {_line(error)}") from error
+        raise ClusterError(
+            f"no Ray cluster at '{address}': {_line(error)}; one that asks for a token needs "
+            "RAY_AUTH_MODE=token"
+        ) from error
     pending: dict[Any, Piece] = {}
     try:
         cores, gpus = _share(ray, gpu)
