@@ -19,6 +19,7 @@ WORST = 10  # tracks of a clip that get a strip
 SPREAD = 6  # frames of a strip beside the query's and the worst
 SHEET_FRAMES = 3  # frames that show truth and tracks side by side
 
+_FAR = 10_000  # px from a crop, beyond which OpenCV need not draw
 _NOWHERE = np.full(2, np.nan, np.float32)
 _CROP = 160  # px, side of a strip's pictures
 _SHEET_WIDTH = 560  # px at most
@@ -152,7 +153,7 @@ def _crop(
 
     places = (corners - (left, top) + 0.5) * _CROP / track.side - 0.5
     true_place, place = (
-        [int(value) for value in np.clip(np.rint(row), -_CROP, 2 * _CROP)] if known else None
+        [int(value) for value in np.clip(np.rint(row), -_FAR, _FAR)] if known else None
         for row, known in zip(places, there)
     )
     hidden = truth.occluded[track.index, frame]
