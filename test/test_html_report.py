@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from known_result import known_result
 
-from dino_tracker_ros.evaluation import report_pictures
+from dino_tracker_ros.evaluation import report_pictures, report_tables
 from dino_tracker_ros.evaluation.html_report import write_report
 from dino_tracker_ros.evaluation.markup import Markup, element, joined
 from dino_tracker_ros.evaluation.results import (
@@ -302,6 +302,17 @@ def test_what_differs_between_clips_is_told_apart(tmp_path: Path) -> None:
         assert words in found.texts
     # 48 is the default of clip.length, 20 is not.
     assert "Settings that differ from the defaults" in found.texts
+
+
+def test_a_long_evaluation_is_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_tables, "FEW", 2)
+    for number in range(3):
+        result = known_result(f"clip {number}", live={"lag": float(number)})
+        save_result(tmp_path, dataclasses.replace(result, run={"files": str(number)}))
+    write_report(tmp_path)
+    found = page(tmp_path)
+    assert found.texts.count("Each of the 3 clips") == 2  # their scores, their live measures
+    assert "3 different values, listed in scores.json" in found.texts
 
 
 def test_settings_that_are_not_the_defaults_stand_out(tmp_path: Path) -> None:

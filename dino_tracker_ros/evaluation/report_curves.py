@@ -26,6 +26,7 @@ _FEW_FRAMES = 30  # of a calibration bin that says too little
 
 
 def curves(summary: Summary, colours: Mapping[str, int]) -> Content:
+    """All charts that the results support; `colours` of the methods."""
     charts = [_thresholds, _survival, _occlusions, _calibration, _times]
     drawn = [chart(summary.pooled, colours) for chart in charts]
     found = [each for each in drawn if each]

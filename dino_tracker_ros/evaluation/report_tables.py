@@ -19,10 +19,11 @@ from dino_tracker_ros.evaluation.scores import HEADLINES, METRICS, Metric, Score
 from dino_tracker_ros.evaluation.summary import Summary
 from dino_tracker_ros.tracking.settings import Settings, describe
 
-FEW_CLIPS = 12  # whose tables are shown unfolded
+FEW = 12  # clips or values; more are folded away
 
 
 def score_tables(summary: Summary, colours: Mapping[str, int]) -> Content:
+    """Scores of all clips together, of each, and of all metrics; `colours` of the methods."""
     if not summary.clips:
         return ()
     metrics = [m for m in HEADLINES if any(m.name in p.scores for p in summary.pooled.values())]
@@ -139,6 +140,7 @@ def _column(metric: Metric) -> Markup:
 
 
 def live_tables(summary: Summary) -> Content:
+    """What replays measured; nothing where none was run."""
     runs = [(clip, method) for clip in summary.clips for method in clip.methods if method.live]
     if not runs:
         return ()
@@ -179,6 +181,7 @@ def live_tables(summary: Summary) -> Content:
 
 
 def failure_table(summary: Summary) -> Content:
+    """The clips without a result, each with its message."""
     if not summary.failures:
         return ()
     lines = [
@@ -193,6 +196,7 @@ def failure_table(summary: Summary) -> Content:
 
 
 def run_tables(summary: Summary) -> Content:
+    """Versions, weights, hardware and settings; where clips differ, each value with its clips."""
     if not summary.clips:
         return ()
     defaults = {info.name: info.value for info in describe(Settings())}
@@ -230,18 +234,24 @@ def _facts(values: Mapping[str, Mapping[str, Sequence[str]]]) -> Markup:
     lines = []
     for name, found in values.items():
         texts: list[Content] = list(found)
-        if len(found) > 1:
+        if len(found) > FEW:
+            texts = [f"{len(found)} different values, listed in scores.json"]
+        elif len(found) > 1:
             texts = [
-                element("div", value, element("small", ", ".join(clips)))
+                element("div", value, element("small", _short(clips)))
                 for value, clips in found.items()
             ]
         lines.append(element("tr", element("th", name, scope="row"), element("td", texts)))
     return _scrolling("Facts", element("table", element("tbody", lines), class_="facts"))
 
 
+def _short(clips: Sequence[str]) -> str:
+    return ", ".join(clips) if len(clips) <= FEW else f"{len(clips)} clips"
+
+
 def _of_each_clip(summary: Summary, table: Markup) -> Content:
     """The table under its title; folded away where it is long."""
-    if len(summary.clips) <= FEW_CLIPS:
+    if len(summary.clips) <= FEW:
         return element("h3", "Each clip"), table
     title = element("summary", element("b", f"Each of the {len(summary.clips)} clips"))
     return element("details", title, table)
