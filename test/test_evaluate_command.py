@@ -185,7 +185,7 @@ def test_recorded_tracks_are_scored_without_a_tracker(run, tmp_path, kind):
         clip, "--tracks", recorded, "--json", tmp_path / "e.json", tracker=refuse
     )
     assert code == 0
-    assert scores_of(tmp_path / "e.json")["clip", recorded.name]["delta_average"] == 1.0
+    assert scores_of(tmp_path / "e.json")["clip", "recorded tracks"]["delta_average"] == 1.0
 
 
 def test_tracks_of_another_recording_are_refused(run, tmp_path):
@@ -260,6 +260,23 @@ def test_every_topic_is_a_clip_and_the_range_counts(run, bag, tmp_path):
     assert names == ["run1, /left", "run1, /right", "mean"]
     clip = load_results(tmp_path / "out")[0][0]
     assert clip.methods[0].tracks.stamps.tolist() == bag_stamps()[:7].tolist()
+
+
+def test_bags_of_tracks_alone_are_passed_over_in_a_folder(run, tmp_path):
+    pytest.importorskip("rosbags", reason="bags are written with it")
+    folder = tmp_path / "bags"
+    make_clip(tmp_path / "clip")
+    make_bag(folder / "run1", topics=("/image",))
+    (tmp_path / "clip" / "gt.npz").rename(folder / "run1.npz")
+    write_track_bag(
+        folder / "tracks1", true_tracks(bag_stamps()), np.arange(2, dtype=np.uint32), "camera"
+    )
+    (folder / "cut_off").mkdir()
+    (folder / "cut_off" / "metadata.yaml").write_text("rosbag2_bagfile_information:")
+    code, out, err = run(folder)
+    assert code == 1
+    assert [line.split()[0] for line in out.splitlines()] == ["clip", "run1"]
+    assert "1 of 2 inputs failed" in err
 
 
 def test_a_bag_without_known_tracks_says_where_they_go(run, bag, tmp_path):

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from dino_tracker_ros.evaluation.badja_files import holds_badja
-from dino_tracker_ros.evaluation.bag_reader import STORAGE_SUFFIXES, BagReader
+from dino_tracker_ros.evaluation.bag_reader import STORAGE_SUFFIXES, BagError, BagReader
 from dino_tracker_ros.evaluation.bag_types import TRACK_ARRAY
-from dino_tracker_ros.evaluation.bags import read_bag
+from dino_tracker_ros.evaluation.bags import IMAGE_TYPES, read_bag
 from dino_tracker_ros.evaluation.ground_truth import (
     GroundTruthError,
     LabelledClip,
@@ -168,6 +168,7 @@ def _sources(path: Path) -> Iterator[Path]:
         return
     inside = sorted(path.iterdir()) if path.is_dir() else []
     found = [each for each in inside if _is_bag(each) or _holds_clips(each)]
+    found = [each for each in found if not _has_tracks_alone(each)]
     if not found:
         raise GroundTruthError(
             f"'{path}' has no gt.npz and is no bag, TAP-Vid file or BADJA folder, nor does it "
@@ -182,6 +183,18 @@ def _is_bag(path: Path) -> bool:
     return (path / "metadata.yaml").is_file() or any(
         file.suffix in (".mcap", ".db3") for file in path.iterdir()
     )
+
+
+def _has_tracks_alone(path: Path) -> bool:
+    """Whether it is what a node published, recorded into a bag of its own."""
+    if not _is_bag(path):
+        return False
+    try:
+        with BagReader(path) as reader:
+            types = {topic.type for topic in reader.topics}
+    except BagError:
+        return False  # which its evaluation will tell
+    return TRACK_ARRAY in types and not types & set(IMAGE_TYPES)
 
 
 def _holds_clips(path: Path) -> bool:

@@ -87,10 +87,15 @@ class Plan:
     folder: Path | None = None
 
     @property
+    def computes(self) -> bool:
+        """Whether the settings have a part in the results."""
+        return self.tracks is None or bool(self.flows)
+
+    @property
     def fingerprint(self) -> str:
         """Changes where results could."""
         about = {
-            "settings": _values(self.settings),
+            "settings": self.computes and _values(self.settings),
             "mode": self.mode,
             "seeds": self.seeds,
             "flows": self.flows,
@@ -102,9 +107,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Output:
-    """What a method gives: stages and live measures as in MethodResult."""
+    """What a method gives; see MethodResult."""
 
     tracks: Tracks
+    seconds: float
     stages: Mapping[str, float]
     live: Mapping[str, float]
 
@@ -228,12 +234,10 @@ def _evaluate(
         def told(stage: str, done: int, total: int, name: str = name) -> None:
             progress(f"{each.name}, {name}: {stage}", done, total)
 
-        started = time.monotonic()
         output = method(told)
-        seconds = time.monotonic() - started
         counts = count(output.tracks, clip.truth, plan.mode)
         results.append(
-            MethodResult(name, output.tracks, counts, seconds, output.stages, output.live)
+            MethodResult(name, output.tracks, counts, output.seconds, output.stages, output.live)
         )
     pictures = {}
     if plan.folder is not None:
@@ -243,11 +247,21 @@ def _evaluate(
         source=str(each.source),
         truth=clip.truth,
         mode=plan.mode,
-        settings=_values(plan.settings),
-        run={**run_information(plan.settings, plan.flows), PLAN: plan.fingerprint},
+        settings=_values(plan.settings) if plan.computes else {},
+        run={**_run_information(plan), PLAN: plan.fingerprint},
         methods=tuple(results),
         pictures=pictures,
     )
+
+
+def _run_information(plan: Plan) -> dict[str, str]:
+    recorded = {} if plan.tracks is None else {"recorded tracks": str(plan.tracks)}
+    if not plan.computes:
+        return recorded
+    about = {**run_information(plan.settings, plan.flows), **recorded}
+    if plan.seeds:
+        about["seed"] = ", ".join(map(str, plan.seeds))
+    return about
 
 
 def _methods(
@@ -256,7 +270,7 @@ def _methods(
     """Names of the methods, the tracker's own first, and what runs them."""
     methods: list[tuple[str, Callable[[Progress], _Output]]] = []
     if plan.tracks is not None:
-        methods.append((plan.tracks.name, partial(_recorded, clip, plan.tracks)))
+        methods.append(("recorded tracks", partial(_recorded, clip, plan.tracks)))
     else:
         for seed in plan.seeds or (plan.settings.optimizer.seed,):
             name = f"DINO-Tracker, seed {seed}" if plan.seeds else "DINO-Tracker"
@@ -270,8 +284,9 @@ def _methods(
 
     def baseline(name: str, method: Callable[[baselines.Progress], Tracks]) -> None:
         def run(progress: Progress) -> _Output:
+            started = time.monotonic()
             tracks = method(lambda done, total: progress("frames", done, total))
-            return _Output(tracks, {}, {})
+            return _Output(tracks, time.monotonic() - started, {}, {})
 
         methods.append((name, run))
 
@@ -297,8 +312,9 @@ def _offline(
     progress: Progress,
 ) -> _Output:
     tracker = make_tracker(settings)
+    started = time.monotonic()
     tracks = track_frames(clip.frames, clip.truth.queries, settings, progress, tracker)
-    return _Output(tracks, tracker.stage_seconds, {})
+    return _Output(tracks, time.monotonic() - started, tracker.stage_seconds, {})
 
 
 def _replayed(clip: LabelledClip, plan: Plan, progress: Progress) -> _Output:
@@ -315,7 +331,7 @@ def _replayed(clip: LabelledClip, plan: Plan, progress: Progress) -> _Output:
         folder / "node.log", progress,
     )  # fmt: skip
     tracks, _ = tracks_of_queries(run.tracks, clip.truth.queries, _stamps(clip))
-    return _Output(tracks, run.stages, run.measures)
+    return _Output(tracks, run.seconds, run.stages, run.measures)
 
 
 def _recorded(clip: LabelledClip, path: Path, progress: Progress) -> _Output:
@@ -333,7 +349,7 @@ def _recorded(clip: LabelledClip, path: Path, progress: Progress) -> _Output:
             f"no track in '{path}' was asked for where a known one of '{clip.name}' is: ask for "
             f"the {len(found)} known points"
         )
-    return _Output(tracks, {}, {"tracks_missing": float((~found).sum())})
+    return _Output(tracks, 0.0, {}, {"tracks_missing": float((~found).sum())})
 
 
 def _tracks_in_bag(path: Path) -> Tracks:
