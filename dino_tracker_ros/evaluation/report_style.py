@@ -125,6 +125,7 @@ code { font: .92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow
   nav { display: none }
   h2 { break-after: avoid; margin-top: 1.6rem }
   table { font-size: 7.6pt } th, td { padding: .2rem .35rem }
+  th small, td small { font-size: 6.2pt }
   tbody th { position: static }
   tr, figure, .cards li { break-inside: avoid }
   .scroll { overflow: visible }
