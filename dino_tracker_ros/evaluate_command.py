@@ -124,16 +124,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     bag = BagOptions(
         options.truth and options.truth.resolve(), tuple(options.topic), options.start, options.end
     )
-    inputs, failures = find_inputs(options.inputs, plan.mode, bag)
+    inputs, unreadable = find_inputs(options.inputs, plan.mode, bag)
     if plan.tracks is not None and len(inputs) != 1:
         raise SettingError(f"--tracks is for one input, but there are {len(inputs)}: give its own")
+    todo = _todo(inputs, plan, options.overwrite)
     if options.out is not None:
         make_folder(options.out)
-    for failure in failures:
-        if options.out is not None:
+        for failure in unreadable:
             save_result(options.out, failure)
-    clips, failed = _run(inputs, plan, options)
-    failures += failed
+    clips, failed = _run(todo, plan, options)
+    failures = [*unreadable, *failed]
     if options.out is not None:
         write_report(options.out)
         clips = load_results(options.out)[0]
@@ -147,7 +147,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     for failure in failures:
         _say(f"{failure.name}: {failure.message}")
     if failures:
-        _say(f"{len(failures)} of {len(inputs) + len(failures) - len(failed)} inputs failed")
+        _say(f"{len(failures)} of {len(inputs) + len(unreadable)} inputs failed")
     return 1 if failures else 0
 
 
@@ -171,12 +171,15 @@ def _check(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> Plan:
     from dino_tracker_ros.evaluation.baselines import flows_at_hand
+    from dino_tracker_ros.evaluation.live import node_command
     from dino_tracker_ros.evaluation.suite import Plan
     from dino_tracker_ros.tracking.device import find_device
 
     settings = chosen_settings(options)
-    if not options.ray:
+    if not options.ray:  # what every input would fail for, before any work
         find_device(settings.device)
+        if options.replay:
+            node_command()
     plan = Plan(
         preset=chosen_preset(options),
         settings=settings,
@@ -193,25 +196,31 @@ def _plan(options: argparse.Namespace) -> Plan:
     return plan
 
 
+def _todo(inputs: Sequence[Input], plan: Plan, overwrite: bool) -> Sequence[Input]:
+    """The inputs without a result from an earlier run."""
+    from dino_tracker_ros.evaluation.suite import remaining
+
+    if plan.folder is None:
+        return inputs
+    todo = remaining(plan.folder, inputs, plan, overwrite)
+    if len(todo) < len(inputs):
+        done = len(inputs) - len(todo)
+        _say(f"{done} of {len(inputs)} inputs were done before; --overwrite computes them anew")
+    return todo
+
+
 def _run(
-    inputs: Sequence[Input], plan: Plan, options: argparse.Namespace
+    todo: Sequence[Input], plan: Plan, options: argparse.Namespace
 ) -> tuple[list[ClipResult], list[Failure]]:
-    """Evaluates what is not done, and keeps each result as soon as it is there."""
+    """Evaluates inputs, and keeps each result as soon as it is there; in the inputs' order."""
     from dino_tracker_ros.evaluation.results import ClipResult, save_result
     from dino_tracker_ros.evaluation.suite import (
         INPUT,
         default_jobs,
         input_fingerprint,
-        remaining,
         run_suite,
     )
 
-    todo = list(inputs)
-    if plan.folder is not None:
-        todo = remaining(plan.folder, inputs, plan, options.overwrite)
-    if len(todo) < len(inputs):
-        done = len(inputs) - len(todo)
-        _say(f"{done} of {len(inputs)} inputs were done before; --overwrite computes them anew")
     fingerprints = {each.name: input_fingerprint(each) for each in todo}
     jobs = options.jobs or default_jobs(plan)
     clips: list[ClipResult] = []
@@ -228,6 +237,9 @@ def _run(
                 save_result(plan.folder, result)
             if len(todo) > 1:
                 bars("inputs", number, len(todo))
+    order = list(fingerprints)
+    clips.sort(key=lambda clip: order.index(clip.name))
+    failures.sort(key=lambda failure: order.index(failure.name))
     return clips, failures
 
 

@@ -337,9 +337,12 @@ def test_results_that_do_not_go_together_are_not_mixed(run, tmp_path):
     clips = [make_clip(tmp_path / name) for name in ("one", "two")]
     out = tmp_path / "out"
     assert run(clips[0], "--out", out)[0] == 0
-    code, _, err = run(*clips, "--out", out, "--set", "optimizer.iterations=3")
+    (tmp_path / "damaged.pkl").write_bytes(b"damaged")
+    more = [*clips, tmp_path / "damaged.pkl"]
+    code, _, err = run(*more, "--out", out, "--set", "optimizer.iterations=3")
     assert code == 2
     assert "other options or settings, such as that of 'one'" in err
+    assert not load_results(out)[1]
     # Overwriting one of them would leave the other with other settings.
     assert run(clips[1], "--out", out, "--set", "optimizer.iterations=3", "--overwrite")[0] == 2
     assert run(*clips, "--out", out, "--set", "optimizer.iterations=3", "--overwrite")[0] == 0

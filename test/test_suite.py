@@ -35,6 +35,7 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.weights
 def test_equal_seeds_give_equal_bits_on_several_threads(weights_cache, made_input, two_threads):
     settings = with_values(preset("cpu"), {"optimizer.iterations": 4, "device": "cpu"})
     plan = Plan("cpu", settings)
