@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from dino_tracker_ros.evaluation.baselines import flows_at_hand
 from dino_tracker_ros.evaluation.inputs import BagOptions, Input, find_inputs, fingerprint
 from dino_tracker_ros.evaluation.results import ClipResult
-from dino_tracker_ros.evaluation.suite import Plan, default_jobs, evaluate_input
+from dino_tracker_ros.evaluation.suite import FLOW_NAMES, Plan, default_jobs, evaluate_input
 from dino_tracker_ros.evaluation.synthetic import make_clip, write_clip
-from dino_tracker_ros.tracking.settings import preset, with_values
+from dino_tracker_ros.tracking.settings import Settings, describe, preset, with_values
 
 
 @pytest.fixture
@@ -90,3 +91,20 @@ def test_default_jobs_are_one_for_each_gpu(monkeypatch):
     fixed = with_values(preset("robot"), {"device": "cuda:1"})
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert default_jobs(Plan("robot", fixed)) == 1
+
+
+def test_raft_is_a_baseline_where_its_weights_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("DINO_TRACKER_CACHE", str(tmp_path))
+    assert flows_at_hand(preset("cpu")) == ("dis",)
+    small = with_values(preset("cpu"), {"flow.method": "raft_small"})
+    assert flows_at_hand(small) == ("dis", "raft_small")
+
+
+@pytest.mark.weights
+def test_the_larger_raft_is_taken(weights_cache):
+    assert flows_at_hand(preset("cpu")) == ("dis", "raft_large")
+
+
+def test_every_flow_has_a_name_in_the_table():
+    choices = next(info.choices for info in describe(Settings()) if info.name == "flow.method")
+    assert set(FLOW_NAMES) == set(choices)
