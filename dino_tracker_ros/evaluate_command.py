@@ -33,7 +33,8 @@ an input is
   it (run1/ and run1.npz, .csv, .json or .pkl), or a TrackArray topic in it;
   or a folder that holds such things.
 
-With --ray, this package, its weights and the inputs must be on every machine, at the same paths.
+With --ray, this package, its weights and the inputs must be on every machine, at the same paths;
+with --replay too, so must be ROS 2, and --out a folder that all of them share.
 """
 
 
@@ -43,8 +44,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "evaluate",
         help="score the tracker on clips with known tracks",
         description="Scores the tracker on clips with known tracks: prints a table and, with "
-        "--out, writes a report. What is done is not computed again; an input that fails is "
-        "reported, the others go on, and the exit code is 1.",
+        "--out, writes a\nreport. A second run computes only what is not done. An input that fails "
+        "is reported, the\nothers go on, and the exit code is 1.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"{_INPUTS}\n{settings_help()}",
     )
