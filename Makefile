@@ -6,7 +6,7 @@ OUT ?= out
 SHELL := /bin/bash
 .SHELLFLAGS := -e -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv weights build build-jazzy test lint demo clean
+.PHONY: help venv weights build build-jazzy test lint demo bench clean
 
 PIP_INSTALL := -m pip install --no-input --disable-pip-version-check
 BUILT_FROM := $(wildcard msg/* launch/* config/* scripts/tracker_node) CMakeLists.txt package.xml \
@@ -38,6 +38,10 @@ demo: weights build ## track a clip with the live node, and show how well (VIDEO
 	source scripts/env.bash kilted && python -m dino_tracker_ros.evaluation.demo --out "$(OUT)" \
 		$(if $(VIDEO),--video "$(VIDEO)") $(if $(FRAMES),--frames "$(FRAMES)") \
 		$(if $(BAG),--bag "$(BAG)") $(if $(TOPIC),--topic "$(TOPIC)")
+
+# make bench ARGS="all --device cuda --preset robot"; make bench ARGS=--help tells the rest
+bench: weights ## measure speed and memory of each stage and the whole (ARGS=)
+	.venv/bin/python -m benchmarks --out "$(OUT)/bench" $(ARGS)
 
 clean: ## remove all that make has made; downloaded weights stay
 	rm -rf .venv .venv-jazzy .build out dino_tracker_ros.egg-info

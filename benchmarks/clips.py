@@ -1,0 +1,104 @@
+"""What is tracked: a made clip or one from a folder, and the points asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_tracker_ros.evaluation.ground_truth import GroundTruth, load_clip
+from dino_tracker_ros.evaluation.query_sampling import queries_at, sample_queries
+from dino_tracker_ros.evaluation.scores import count, scores
+from dino_tracker_ros.evaluation.synthetic import make_clip
+from dino_tracker_ros.tracking.clip import Frame
+from dino_tracker_ros.tracking.tracks import Tracks
+from dino_tracker_ros.visualization.video import open_frames
+
+SHOWN = {
+    "pck": "PCK",
+    "delta_3px": "δ_3px",
+    "delta_average": "δ_avg",
+    "occlusion_accuracy": "OA",
+    "average_jaccard": "AJ",
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames, decoded, with their known tracks if there are any."""
+
+    name: str
+    frames: list[Frame]
+    truth: GroundTruth | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height), px."""
+        height, width = self.frames[0].image.shape[:2]
+        return width, height
+
+
+def made_clip(width: int, height: int, length: int, seed: int = 1) -> Clip:
+    """A clip of two planes with exactly known tracks; see `evaluation.synthetic`."""
+    made = make_clip(width, height, length, seed=seed)
+    return Clip(f"made, {length} frames of {width}x{height}", made.frames, made.truth)
+
+
+def folder_clip(folder: Path, length: int | None = None) -> Clip:
+    """Pictures, with their gt.npz if it is there.
+
+    Args:
+        length: at most so many frames; None takes all.
+    """
+    if (folder / "gt.npz").is_file():
+        labelled = load_clip(folder)
+        clip = Clip(labelled.name, list(labelled.frames), labelled.truth)
+    else:
+        clip = Clip(folder.resolve().name, list(open_frames(folder)), None)
+    if length is None or length >= len(clip.frames):
+        return clip
+    return part(clip, 0, length)
+
+
+def part(clip: Clip, start: int, end: int) -> Clip:
+    """The frames from `start` to before `end`; points are asked for where they first show there."""
+    frames, truth = clip.frames[start:end], clip.truth
+    if truth is not None:
+        points = truth.points[:, start:end]
+        shown = (~truth.occluded & truth.evaluate)[:, start:end]
+        times, tracks = sample_queries(shown, "first")
+        areas = truth.mask_areas
+        truth = replace(
+            truth,
+            queries=queries_at(points[tracks], times),
+            points=points[tracks],
+            occluded=truth.occluded[tracks, start:end],
+            evaluate=truth.evaluate[tracks, start:end],
+            mask_areas=None if areas is None else areas[start:end],
+        )
+    return Clip(f"{clip.name}, frames {start}..{end - 1}", frames, truth)
+
+
+def grid_queries(width: int, height: int, count: int) -> NDArray[np.float32]:
+    """`count` points spread over the first frame, float32 [count, 3], (t, x, y)."""
+    columns = max(1, math.ceil(math.sqrt(count * width / height)))
+    rows = math.ceil(count / columns)
+    index = np.arange(count)
+    x = (index % columns + 0.5) * width / columns - 0.5
+    y = (index // columns + 0.5) * height / rows - 0.5
+    return np.column_stack([np.zeros(count), x, y]).astype(np.float32)
+
+
+def accuracy(tracks: Tracks, truth: GroundTruth) -> dict[str, float]:
+    """Scores in percent, by the names of SHOWN that the known tracks support."""
+    found = scores([count(tracks, truth)], resamples=0)
+    return {name: 100 * found[name].value for name in SHOWN if name in found}
+
+
+def mean_accuracy(each: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each score over several runs on one clip."""
+    return {name: float(np.mean([found[name] for found in each])) for name in each[0]}

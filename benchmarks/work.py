@@ -1,0 +1,121 @@
+"""What each stage computes and moves, counted operation by operation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.clips import Clip
+from benchmarks.machine import Ceilings
+from dino_tracker_ros.tracking.settings import Settings
+from dino_tracker_ros.tracking.tracker import DinoTracker
+
+ORIN = Ceilings(flops=42.5e12, bytes=204.8e9)
+"""Jetson AGX Orin 64 GB at 60 W, published by NVIDIA: 170 sparse INT8 TOPS of its GPU are 85 dense
+ones and 42.5 TFLOP/s in half precision; 204.8 GB/s of memory."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one stage: floating-point operations of its products, convolutions and attention, and
+    bytes that all its operations read and write, as if no cache kept anything between them.
+
+    What OpenCV does is not seen.
+    """
+
+    flops: float
+    bytes: float
+
+
+def count_work(settings: Settings, clip: Clip, queries: NDArray[np.float32]) -> dict[str, Work]:
+    """Runs everything once under PyTorch's eyes, which is slow, and returns each stage's work."""
+    tracker = _CountingTracker(settings)
+    for frame in clip.frames:
+        tracker.observe(frame)
+    tracker.fit()
+    tracker.track(queries)
+    return {stage: Work(tracker.flops[stage], tracker.moved[stage]) for stage in tracker.flops}
+
+
+def fractions(work: Work, seconds: float, ceilings: Ceilings) -> tuple[float, float]:
+    """Shares of the ceilings of arithmetic and of memory that a stage reaches."""
+    return work.flops / seconds / ceilings.flops, work.bytes / seconds / ceilings.bytes
+
+
+def estimated_seconds(
+    work: Work, seconds: float, here: Ceilings, there: Ceilings
+) -> tuple[float, float]:
+    """How long a stage may take on another machine, from what it does and took here.
+
+    Returns:
+        Seconds if it reached the other machine's ceilings, and if it reached only the share that
+        it reaches here of the ceiling it is nearest to; the smaller first.
+    """
+    best = max(work.flops / there.flops, work.bytes / there.bytes)
+    of_flops, of_bytes = fractions(work, seconds, here)
+    slower = here.flops / there.flops if of_flops >= of_bytes else here.bytes / there.bytes
+    low, high = sorted((best, seconds * slower))
+    return low, high
+
+
+def estimated_whole(
+    work: Mapping[str, Work], seconds: Mapping[str, float], here: Ceilings, there: Ceilings
+) -> tuple[float, float]:
+    """The sum of the estimates of all stages that were counted."""
+    each = [estimated_seconds(work[stage], seconds[stage], here, there) for stage in work]
+    return sum(low for low, _ in each), sum(high for _, high in each)
+
+
+class _CountingTracker(DinoTracker):
+    """A DinoTracker that counts what happens within its stages."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.flops: defaultdict[str, float] = defaultdict(float)
+        self.moved: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        flops = FlopCounterMode(display=False)
+        traffic = _Traffic()
+        with super()._stage(name), flops, traffic:
+            yield
+        self.flops[name] += flops.get_total_flops()
+        self.moved[name] += traffic.bytes
+
+
+class _Traffic(TorchDispatchMode):
+    """Sums the sizes of what operations take and give; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not _is_view(func):
+            leaves = tree_leaves((args, kwargs, result))
+            self.bytes += sum(_size(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+        return result
+
+
+def _is_view(func: Any) -> bool:
+    aliases = [value.alias_info for value in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
+
+
+def _size(tensor: Tensor) -> int:
+    # An expanded tensor has fewer bytes than elements.
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
