@@ -172,16 +172,20 @@ def test_nothing_is_drawn_where_nobody_looks(start: Start, peer: Peer, tmp_path:
     camera, infos = peer.camera(), peer.camera("camera_info", CameraInfo)
     peer.wait_for_listener(camera)
     peer.wait_for_listener(infos)
-    infos.publish(calibrated())
-    peer.play(camera, range(10))
+
+    def play(numbers: range) -> None:
+        for number in numbers:
+            infos.publish(calibrated())
+            peer.play(camera, range(number, number + 1))
+            time.sleep(0.1)
+
+    play(range(10))
     peer.wait_for_clips(2)
     assert "called" not in node.said()
     markers: list[Any] = []
     for kind, name, take in ((Image, "overlay", peer.overlays), (MarkerArray, "markers", markers)):
         peer.node.create_subscription(kind, f"dino_tracker/{name}", take.append, 10)
-    for number in range(10, 40):  # until the node knows of the subscriptions
-        peer.play(camera, range(number, number + 1))
-        time.sleep(0.1)
+    play(range(10, 40))  # until the node knows of the subscriptions
     peer.wait(lambda: bool(peer.overlays and markers), "for the pictures")
     assert "called draw_overlay" in node.said()
     assert "called marker_array" in node.said()
