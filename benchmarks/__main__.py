@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import stages
+from benchmarks import budget, growth, soak, stages, warm
 from benchmarks.options import FRAMES, SIZE, Options
 from benchmarks.output import JSON_NAME, PLOT_NAME, Result, table_text, write_results
 from dino_tracker_ros.evaluation.run_information import run_information
@@ -21,6 +21,10 @@ from dino_tracker_ros.visualization.output import make_folder
 
 BENCHMARKS: dict[str, Callable[[Options], Result]] = {
     "stages": stages.benchmark,
+    "warm": warm.benchmark,
+    "growth": growth.benchmark,
+    "soak": soak.benchmark,
+    "budget": budget.benchmark,
 }
 
 
