@@ -84,32 +84,32 @@ class DeltaDino(nn.Module):
         nn.init.constant_(normalization.weight, FINAL_GAMMA)
         self.layers = nn.Sequential(*layers, last, normalization)
 
-    def forward(self, images: Tensor, grid: TokenGrid) -> Tensor:
+    def shrunk(self, images: Tensor) -> Tensor:
+        """Float images [B, 3, H, W] at the size the network works at."""
+        if self.downscale == 1:
+            return images
+        height, width = images.shape[-2:]
+        size = (-(-height // self.downscale), -(-width // self.downscale))
+        return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+    def forward(self, pictures: Tensor, grid: TokenGrid) -> Tensor:
         """The residual at every token.
 
         Args:
-            images: float [B, 3, H, W], ImageNet-normalised, not padded.
-            grid: where the tokens lie.
+            pictures: float [B, 3, H', W'], ImageNet-normalised, not padded, see `shrunk`.
+            grid: where the tokens lie, in px of the images before they were shrunk.
 
         Returns:
             [B, channels, grid.rows, grid.cols].
         """
-        height, width = images.shape[-2:]
-        small = images
-        if self.downscale > 1:
-            size = (-(-height // self.downscale), -(-width // self.downscale))
-            small = F.interpolate(images, size, mode="bilinear", antialias=True)
-        maps = self.layers(small)
-        return _resample(maps, small.shape[-2:], (height, width), grid)
+        return _resample(self.layers(pictures), pictures.shape[-2:], grid)
 
 
-def _resample(
-    maps: Tensor, seen: tuple[int, int] | torch.Size, image: tuple[int, int], grid: TokenGrid
-) -> Tensor:
+def _resample(maps: Tensor, seen: torch.Size, grid: TokenGrid) -> Tensor:
     """Bilinear values of the CNN's maps at the token centres."""
     axes = []
     for count, seen_side, side, cells in zip(
-        (grid.rows, grid.cols), seen, image, maps.shape[-2:], strict=True
+        (grid.rows, grid.cols), seen, (grid.height, grid.width), maps.shape[-2:], strict=True
     ):
         nodes = torch.arange(count, device=maps.device, dtype=torch.float32)
         pixels = grid.to_pixels(torch.stack([nodes, nodes], dim=-1))[:, 0]

@@ -7,12 +7,13 @@ it: they are sharper.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dino_tracker_ros.tracking.cosine_map import cosines_at, neighbour_products
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates
 from dino_tracker_ros.tracking.matching import sample_tokens, unit_length
 from dino_tracker_ros.tracking.settings import HypothesesSettings
@@ -27,25 +28,51 @@ BACK_TOKENS = 2048
 
 
 @dataclass(frozen=True)
-class FeatureMaps:
+class FeatureMap:
     """Unit features of T frames.
 
     Attributes:
-        finding: [T, C, rows * cols] on `finding_grid`.
-        placing: [T, C', rows' * cols'] on `placing_grid`.
+        units: [T, C, rows * cols].
+        grid: where they lie.
+        products: of neighbouring tokens, [T, rows * cols, 4], see `neighbour_products`.
+    """
+
+    units: Tensor
+    grid: TokenGrid
+    products: Tensor
+
+    def at(self, frames: Tensor, points: Tensor) -> Tensor:
+        """Unit features [B, C] at points [B, 2] px of frames int64 [B]."""
+        return unit_length(sample_tokens(self.units, frames, points, self.grid), dim=1)
+
+
+def feature_map(units: Tensor, grid: TokenGrid) -> FeatureMap:
+    """The map of unit features [T, C, rows * cols]."""
+    # A token's channels lie together in memory: places are read token by token.
+    units = units.transpose(1, 2).contiguous().transpose(1, 2)
+    return FeatureMap(units, grid, neighbour_products(units, grid))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One frame as N queries see it.
+
+    Attributes:
+        finding, placing: cosines of the queries with the tokens of both maps, [N, n], [N, n'].
+        best: [N], the likeness of the best match: a point behind something has none to lose.
     """
 
     finding: Tensor
-    finding_grid: TokenGrid
     placing: Tensor
-    placing_grid: TokenGrid
+    best: Tensor
 
 
 class Evidence:
     """What the maps say of N queries.
 
     Args:
-        maps: of T frames.
+        finding: of T frames.
+        placing: of the same frames.
         query_frame: int64 [N].
         query_point: [N, 2], (x, y) px.
         settings: what a match is worth.
@@ -53,84 +80,98 @@ class Evidence:
 
     def __init__(
         self,
-        maps: FeatureMaps,
+        finding: FeatureMap,
+        placing: FeatureMap,
         query_frame: Tensor,
         query_point: Tensor,
         settings: HypothesesSettings,
     ) -> None:
-        self._maps = maps
+        self._finding, self._placing = finding, placing
         self._settings = settings
-        self._frame = query_frame
-        self._find = unit_length(
-            sample_tokens(maps.finding, query_frame, query_point, maps.finding_grid), dim=1
-        )
-        self._place = unit_length(
-            sample_tokens(maps.placing, query_frame, query_point, maps.placing_grid), dim=1
-        )
-        frames, count = len(maps.finding), len(query_frame)
-        # The likeness of the best match in each frame: a point behind something has none to lose.
-        self._best = maps.finding.new_zeros(frames, count)
-        self._candidates = [self._most_alike(frame) for frame in range(frames)]
+        self._query_frame = query_frame
+        find = finding.at(query_frame, query_point)
+        place = placing.at(query_frame, query_point)
+        self._looks: list[_Look] = []
+        self._candidates: list[Candidates] = []
+        for frame in range(len(finding.units)):
+            self._look(frame, find, place)
 
     def candidates(self, frame: int) -> Candidates:
         """The places in a frame that are most like the queries, K each."""
         return self._candidates[frame]
 
-    def _most_alike(self, frame: int) -> Candidates:
-        maps, settings = self._maps, self._settings
-        similarity = self._find @ maps.finding[frame]
-        best, peaks = _peaks(similarity, maps.finding_grid, settings.candidates)
-        points = self._placed(frame, peaks)
-        finding = _at(maps.finding[frame], points, maps.finding_grid)
-        likeness = self._likeness(frame, points, finding)
-        self._best[frame] = likeness.max(dim=1).values
-        error = settings.match_error * maps.placing_grid.spacing
-        price = self._price(frame, likeness, finding)
-        return Candidates(
-            points,
-            torch.full_like(price, error**2),
-            price.masked_fill(best < -1, NEVER),
-            torch.zeros_like(price, dtype=torch.bool),
+    def price(self, frame: int, rows: Tensor, points: Tensor) -> Tensor:
+        """What speaks against places of a frame: 0 for the best match there.
+
+        Args:
+            rows: int64 [B], which query each place is asked for.
+            points: [B, 2], (x, y) px.
+
+        Returns:
+            [B].
+        """
+        found, likeness = self._likeness(self._looks[frame], frame, rows, points)
+        return self._price(frame, rows, points, found, likeness)
+
+    def _look(self, frame: int, find: Tensor, place: Tensor) -> None:
+        settings, grid = self._settings, self._placing.grid
+        finding = find @ self._finding.units[frame]
+        placing = place @ self._placing.units[frame]
+        best, peaks = _peaks(finding, self._finding.grid, settings.candidates)
+        points = self._placed(placing, peaks)
+        rows = torch.arange(len(find), device=find.device).repeat_interleave(peaks.shape[1])
+        look = _Look(finding, placing, placing.new_zeros(len(find)))
+        found, likeness = self._likeness(look, frame, rows, points.flatten(0, 1))
+        self._looks.append(replace(look, best=likeness.view(peaks.shape).amax(dim=1)))
+        price = self._price(frame, rows, points.flatten(0, 1), found, likeness).view(peaks.shape)
+        self._candidates.append(
+            Candidates(
+                points,
+                torch.full_like(price, (settings.match_error * grid.spacing) ** 2),
+                price.masked_fill(best < -1, NEVER),
+                torch.zeros_like(price, dtype=torch.bool),
+            )
         )
 
-    def price(self, frame: int, points: Tensor) -> Tensor:
-        """What speaks against points [N, M, 2] of a frame, [N, M]: 0 for the best match there."""
-        finding = _at(self._maps.finding[frame], points, self._maps.finding_grid)
-        return self._price(frame, self._likeness(frame, points, finding), finding)
+    def _likeness(
+        self, look: _Look, frame: int, rows: Tensor, points: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The finding map's cosine at points [B, 2], and its weighted mean with the other map's;
+        [B] both."""
+        finding, placing = self._finding, self._placing
+        found = cosines_at(look.finding, finding.products[frame], rows, points, finding.grid)
+        placed = cosines_at(look.placing, placing.products[frame], rows, points, placing.grid)
+        return found, FINDING_SHARE * found + (1 - FINDING_SHARE) * placed
 
-    def _price(self, frame: int, likeness: Tensor, finding: Tensor) -> Tensor:
-        """What speaks against places of this likeness [N, M] and finding features [N, M, C]."""
+    def _price(
+        self, frame: int, rows: Tensor, points: Tensor, found: Tensor, likeness: Tensor
+    ) -> Tensor:
         settings = self._settings
-        lost = (self._best[frame][:, None] - likeness).clamp(min=0)
-        price = (lost + settings.way_back * self._way_back(finding)) / settings.temperature
+        lost = (self._looks[frame].best[rows] - likeness).clamp(min=0)
+        price = lost / settings.temperature
+        if settings.way_back > 0:
+            back = (self._best_fit(frame, rows, points) - found).clamp(min=0)
+            price = price + settings.way_back * back / settings.temperature
         return price.clamp(max=settings.most_price)
 
-    def _likeness(self, frame: int, points: Tensor, finding: Tensor) -> Tensor:
-        """Weighted mean of both maps' cosines at points [N, M, 2], [N, M]."""
-        placing = _at(self._maps.placing[frame], points, self._maps.placing_grid)
-        found = (finding * self._find[:, None]).sum(dim=-1)
-        placed = (placing * self._place[:, None]).sum(dim=-1)
-        return FINDING_SHARE * found + (1 - FINDING_SHARE) * placed
-
-    def _way_back(self, finding: Tensor) -> Tensor:
-        """Cosine by which some token of the query's frame fits features [N, M, C] better than the
-        query does, [N, M]."""
-        maps, grid = self._maps, self._maps.finding_grid
-        own = (finding * self._find[:, None]).sum(dim=-1)
-        best = torch.full_like(own, -1.0)
+    def _best_fit(self, frame: int, rows: Tensor, points: Tensor) -> Tensor:
+        """Cosine of the features at points [B, 2] with the token of the query's frame that fits
+        them best, [B]."""
+        units, grid = self._finding.units, self._finding.grid
+        features = self._finding.at(torch.full_like(rows, frame), points)
+        homes = self._query_frame[rows]
+        best = torch.empty_like(points[:, 0])
         step = max(1, round((grid.rows * grid.cols / BACK_TOKENS) ** 0.5))
-        for home in self._frame.unique().tolist():
-            members = self._frame == home
-            there = maps.finding[home].view(-1, grid.rows, grid.cols)
-            there = there[:, ::step, ::step].flatten(1)
-            best[members] = (finding[members] @ there).amax(dim=-1)
-        return (best - own).clamp(min=0)
+        for home in homes.unique().tolist():
+            own = homes == home
+            there = units[home].view(-1, grid.rows, grid.cols)[:, ::step, ::step].flatten(1)
+            best[own] = (features[own] @ there).amax(dim=1)
+        return best
 
-    def _placed(self, frame: int, peaks: Tensor) -> Tensor:
-        """Peaks of the finding map, tokens [N, K], as positions on the placing map [N, K, 2]."""
-        maps, grid = self._maps, self._maps.placing_grid
-        similarity = self._place @ maps.placing[frame]
-        find = maps.finding_grid
+    def _placed(self, similarity: Tensor, peaks: Tensor) -> Tensor:
+        """Peaks of the finding map, tokens [N, K], as positions [N, K, 2] px of the highest of the
+        placing map's cosines [N, n'] beside them."""
+        find, grid = self._finding.grid, self._placing.grid
         nodes = torch.stack([peaks % find.cols, peaks // find.cols], dim=-1)
         start = grid.to_grid(find.to_pixels(nodes.float())).round().long()
         reach = max(1, round(find.spacing / grid.spacing))
@@ -141,14 +182,6 @@ class Evidence:
         weight = (window / PEAK_TEMPERATURE).softmax(dim=-1)
         place = torch.stack([(weight * x).sum(dim=-1), (weight * y).sum(dim=-1)], dim=-1)
         return grid.to_pixels(place)
-
-
-def _at(tokens: Tensor, points: Tensor, grid: TokenGrid) -> Tensor:
-    """Unit features [N, M, C] of one frame's tokens [C, n] at points [N, M, 2]."""
-    flat = points.reshape(-1, 2)
-    frame = torch.zeros(len(flat), dtype=torch.long, device=flat.device)
-    found = sample_tokens(tokens[None], frame, flat, grid)
-    return unit_length(found, dim=1).view(*points.shape[:-1], -1)
 
 
 def _peaks(similarity: Tensor, grid: TokenGrid, count: int) -> tuple[Tensor, Tensor]:

@@ -32,8 +32,9 @@ NEVER = 1e6
 MERGE = 0.4
 """Hypotheses nearer than this many tokens are one."""
 
-Price = Callable[[int, Tensor], Tensor]
-"""(frame, points [N, M, 2]) to what features say against them being the query, [N, M] >= 0."""
+Price = Callable[[int, Tensor, Tensor], Tensor]
+"""(frame, rows int64 [B], points [B, 2]) to what features say against them being the points of
+those rows, [B] >= 0."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _where(active: Tensor, new: _Paths, old: _Paths) -> _Paths:
 def _stepped(
     paths: _Paths,
     candidates: Candidates,
-    price: Callable[[Tensor], Tensor],
+    price: Callable[[Tensor, Tensor], Tensor],
     flow: FlowPair,
     token: float,
     loop_error: float,
@@ -202,7 +203,7 @@ def _stepped(
 def _with_flow(
     paths: _Paths,
     candidates: Candidates,
-    price: Callable[[Tensor], Tensor],
+    price: Callable[[Tensor, Tensor], Tensor],
     flow: FlowPair,
     loop_error: float,
     settings: HypothesesSettings,
@@ -231,8 +232,11 @@ def _with_flow(
     points = moved + gain[..., None] * (target - moved)
     sure = near & candidates.sure.gather(1, nearest)
     added = torch.where(
-        sure, candidates.price.gather(1, nearest) + strain.clamp(max=1.0), price(points) + strain
+        sure, candidates.price.gather(1, nearest) + strain.clamp(max=1.0), strain
     )
+    # Features are asked only of paths that may still win.
+    rows, columns = torch.nonzero(~sure & (paths.price < NEVER), as_tuple=True)
+    added[rows, columns] += price(rows, points[rows, columns])
     return _Paths(
         points,
         (1 - gain) * spread,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.evidence import Evidence, FeatureMaps
+from dino_tracker_ros.tracking.evidence import Evidence, FeatureMap, feature_map
 from dino_tracker_ros.tracking.head import TrackerHead
 from dino_tracker_ros.tracking.hypotheses import RIM, Candidates, follow
 from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_length
@@ -38,9 +38,8 @@ class RefinedClip:
         grid: where the tokens lie.
         head: the fitted head.
         flows: T-1 pairs of flow between frames t and t+1.
-        placing: frozen features of unit length that place points, [T, C', n'], where several
-            hypotheses are followed.
-        placing_grid: where those lie.
+        maps: the features that find points and those that place them, where several hypotheses
+            are followed.
     """
 
     images: Tensor
@@ -49,8 +48,7 @@ class RefinedClip:
     grid: TokenGrid
     head: TrackerHead
     flows: list[FlowPair]
-    placing: Tensor | None
-    placing_grid: TokenGrid
+    maps: tuple[FeatureMap, FeatureMap] | None
 
 
 @dataclass(frozen=True)
@@ -83,15 +81,17 @@ def refine_clip(
         placing_grid: where those lie.
         batch: frames at once.
     """
+    pictures = model.pictures(images)
     parts = [
-        model.refine(images[k : k + batch], features[k : k + batch], grid)
-        for k in range(0, len(images), batch)
+        model.refine(pictures[k : k + batch], features[k : k + batch], grid)
+        for k in range(0, len(pictures), batch)
     ]
     tokens = torch.cat(parts)
-    places = None if placing is None else placing.flatten(2)
-    return RefinedClip(
-        images, tokens, unit_length(tokens, dim=1), grid, model.head, flows, places, placing_grid
-    )
+    units = unit_length(tokens, dim=1)
+    maps = None
+    if placing is not None:
+        maps = feature_map(units, grid), feature_map(placing.flatten(2), placing_grid)
+    return RefinedClip(images, tokens, units, grid, model.head, flows, maps)
 
 
 @torch.no_grad()
@@ -112,11 +112,10 @@ def track(clip: RefinedClip, queries: Tensor, settings: Settings) -> PointTracks
 def _track_some(clip: RefinedClip, queries: Tensor, settings: Settings) -> PointTracks:
     query_frame, query_point = queries[:, 0].long(), queries[:, 1:]
     rows = torch.arange(len(queries), device=queries.device)
-    if clip.placing is None:
+    if clip.maps is None:
         points, sightings = _matches(clip, query_frame, query_point), None
     else:
-        maps = FeatureMaps(clip.units, clip.grid, clip.placing, clip.placing_grid)
-        points, sightings = _paths(clip, maps, query_frame, query_point, settings)
+        points, sightings = _paths(clip, *clip.maps, query_frame, query_point, settings)
     points[rows, query_frame] = query_point
     confidence, occluded = _visibility(clip, query_frame, query_point, points, sightings, settings)
     occluded[rows, query_frame] = False
@@ -132,20 +131,21 @@ def _matches(clip: RefinedClip, query_frame: Tensor, query_point: Tensor) -> Ten
 
 def _paths(
     clip: RefinedClip,
-    maps: FeatureMaps,
+    finding: FeatureMap,
+    placing: FeatureMap,
     query_frame: Tensor,
     query_point: Tensor,
     settings: Settings,
 ) -> tuple[Tensor, Sightings | None]:
     """The cheapest paths through features, flow and registrations, [N, T, 2]."""
     options = settings.hypotheses
-    evidence = Evidence(maps, query_frame, query_point, options)
+    evidence = Evidence(finding, placing, query_frame, query_point, options)
     candidates = [evidence.candidates(t) for t in range(len(clip.tokens))]
 
     def followed(places: list[Candidates]) -> Tensor:
         return follow(
             places, evidence.price, clip.flows, query_frame, query_point,
-            clip.placing_grid.spacing, settings.trajectories.loop_error, options,
+            placing.grid.spacing, settings.trajectories.loop_error, options,
         )  # fmt: skip
 
     points, sightings = followed(candidates), None
@@ -179,8 +179,7 @@ def _visibility(
     if sightings is not None:
         seen, limit = sightings.registration, settings.registration.likeness
         alike = ((seen.likeness - limit) / (1 - limit + 1e-6)).clamp(0, 1)
-        missed = sightings.expected & ~seen.found
-        confidence = torch.where(missed, MISSED * confidence, confidence)
+        confidence = torch.where(sightings.missed, MISSED * confidence, confidence)
         confidence = torch.where(seen.found, 0.75 + 0.25 * alike, confidence)
     confidence[~inside(points, clip.grid.width, clip.grid.height, RIM)] = 0.0
     return confidence, confidence < 0.5

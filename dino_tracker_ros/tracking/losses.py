@@ -68,12 +68,11 @@ def cycle_weight(error: Tensor, longest: float, decay: float) -> Tensor:
     return decay**error * (error <= longest)
 
 
-def norm_prior(refined: Tensor, raw: Tensor) -> Tensor:
-    """L_norm: mean | |refined|/|raw| - 1 |, features [F, C, n]."""
-    ratio = refined.norm(dim=1) / raw.norm(dim=1).clamp(min=1e-8)
-    return (ratio - 1).abs().mean()
+def norm_prior(length: Tensor, raw_length: Tensor) -> Tensor:
+    """L_norm: mean | |refined|/|raw| - 1 |, of the features' lengths [F, 1, n]."""
+    return (length / raw_length - 1).abs().mean()
 
 
-def angle_prior(refined: Tensor, raw: Tensor) -> Tensor:
-    """L_angle: mean | cos(refined, raw) - 1 |, features [F, C, n]."""
-    return (F.cosine_similarity(refined, raw, dim=1) - 1).abs().mean()
+def angle_prior(units: Tensor, raw_units: Tensor) -> Tensor:
+    """L_angle: mean | cos(refined, raw) - 1 |, of unit features [F, C, n]."""
+    return ((units * raw_units).sum(dim=1) - 1).abs().mean()

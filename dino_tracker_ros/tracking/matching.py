@@ -10,21 +10,22 @@ from dino_tracker_ros.tracking.head import TrackerHead, cost_map
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 
 
-def sample_tokens(tokens: Tensor, frames: Tensor, points: Tensor, grid: TokenGrid) -> Tensor:
-    """Bilinear features at pixel positions, clamped to the outermost token centres.
+def corners(points: Tensor, grid: TokenGrid) -> tuple[Tensor, Tensor]:
+    """The four tokens around pixel positions and their bilinear weights.
+
+    Positions beyond the outermost token centres are clamped to them.
 
     Args:
-        tokens: [F, C, rows * cols].
-        frames: int64 [B], which of the F frames each point lies on.
-        points: [B, 2], (x, y) working px.
+        points: [..., 2], (x, y) working px.
         grid: where the tokens lie.
 
     Returns:
-        [B, C].
+        Tokens int64 [..., 4], upper left, upper right, lower left, lower right; and weights
+        [..., 4], which sum to 1.
     """
     nodes = grid.to_grid(points)
-    x = nodes[:, 0].clamp(0, grid.cols - 1)
-    y = nodes[:, 1].clamp(0, grid.rows - 1)
+    x = nodes[..., 0].clamp(0, grid.cols - 1)
+    y = nodes[..., 1].clamp(0, grid.rows - 1)
     left = x.detach().floor().clamp(max=max(grid.cols - 2, 0))
     top = y.detach().floor().clamp(max=max(grid.rows - 2, 0))
     part_x, part_y = x - left, y - top
@@ -39,7 +40,7 @@ def sample_tokens(tokens: Tensor, frames: Tensor, points: Tensor, grid: TokenGri
             bottom * grid.cols + left,
             bottom * grid.cols + right,
         ],
-        dim=1,
+        dim=-1,
     )
     weight = torch.stack(
         [
@@ -48,15 +49,40 @@ def sample_tokens(tokens: Tensor, frames: Tensor, points: Tensor, grid: TokenGri
             part_y * (1 - part_x),
             part_y * part_x,
         ],
-        dim=1,
+        dim=-1,
     )
-    corners = tokens.transpose(1, 2)[frames[:, None], index]  # [B, 4, C]
-    return (corners * weight[..., None].to(corners.dtype)).sum(dim=1)
+    return index, weight
+
+
+def sample_tokens(tokens: Tensor, frames: Tensor, points: Tensor, grid: TokenGrid) -> Tensor:
+    """Bilinear features at pixel positions, clamped to the outermost token centres.
+
+    Args:
+        tokens: [F, C, rows * cols].
+        frames: int64 [B], which of the F frames each point lies on.
+        points: [B, 2], (x, y) working px.
+        grid: where the tokens lie.
+
+    Returns:
+        [B, C].
+    """
+    index, weight = corners(points, grid)
+    around = tokens.transpose(1, 2)[frames[:, None], index]  # [B, 4, C]
+    return (around * weight[..., None].to(around.dtype)).sum(dim=1)
 
 
 def unit_length(features: Tensor, dim: int) -> Tensor:
     """Features divided by their norm along `dim`, safe at zero."""
     return F.normalize(features, dim=dim, eps=1e-8)
+
+
+def lengths(features: Tensor) -> Tensor:
+    """Of float features [F, C, n], [F, 1, n], never zero.
+
+    For losses that need lengths and unit features both: the gradient of a sum of squares is far
+    cheaper than that of a norm.
+    """
+    return features.square().sum(dim=1, keepdim=True).clamp(min=1e-16).sqrt()
 
 
 def predict(

@@ -31,18 +31,25 @@ class TrackerModel(nn.Module):
         self.delta_dino.to(memory_format=torch.channels_last)
         self.precision = precision
 
-    def refine(self, images: Tensor, raw: Tensor, grid: TokenGrid) -> Tensor:
+    def pictures(self, images: Tensor) -> Tensor:
+        """What Delta-DINO sees of uint8 images [T, 3, H, W]: once a clip, not in every iteration.
+
+        Returns:
+            float32 [T, 3, ceil(H / downscale), ceil(W / downscale)], ImageNet-normalised.
+        """
+        seen = self.delta_dino.shrunk(imagenet_normalized(unit_range(images)))
+        return seen.contiguous(memory_format=torch.channels_last)
+
+    def refine(self, pictures: Tensor, raw: Tensor, grid: TokenGrid) -> Tensor:
         """Frozen features plus their learned residual.
 
         Args:
-            images: uint8 [B, 3, H, W].
+            pictures: of B frames, see `pictures`.
             raw: [B, C, rows, cols].
 
         Returns:
             float32 [B, C, rows * cols].
         """
-        pictures = imagenet_normalized(unit_range(images))
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
-        with mixed(images.device, self.precision):
+        with mixed(pictures.device, self.precision):
             residual = self.delta_dino(pictures, grid)
         return (raw.float() + residual.float()).flatten(2)

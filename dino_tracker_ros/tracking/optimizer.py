@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from dino_tracker_ros.tracking import losses
 from dino_tracker_ros.tracking.best_buddies import mutual_nearest
 from dino_tracker_ros.tracking.errors import OptimizationError
-from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_length
+from dino_tracker_ros.tracking.matching import lengths, predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.sampling import (
     BuddyTable,
@@ -60,7 +61,7 @@ class ClipData:
     """Everything the losses learn from, on one device.
 
     Attributes:
-        images: uint8 [T, 3, H, W].
+        pictures: what Delta-DINO sees of each frame, see `TrackerModel.pictures`.
         features: frozen, [T, C, rows, cols].
         grid: where the tokens lie.
         trajectories: of flow.
@@ -69,7 +70,7 @@ class ClipData:
         foreground: bool [T, rows * cols].
     """
 
-    images: Tensor
+    pictures: Tensor
     features: Tensor
     grid: TokenGrid
     trajectories: Trajectories
@@ -78,6 +79,19 @@ class ClipData:
     foreground: Tensor
 
 
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Equal seeds give equal bits: gradients that meet in one place are added in one order."""
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warned)
+
+
+@_repeatable()
 def optimize(
     model: TrackerModel,
     data: ClipData,
@@ -95,7 +109,7 @@ def optimize(
         OptimizationError: a loss is not finite; the model is as it was before the call.
     """
     before = copy.deepcopy(model.state_dict())
-    device = data.images.device
+    device = data.features.device
     generator = torch.Generator(device=device).manual_seed(settings.optimizer.seed)
     optimizer = torch.optim.Adam(
         [
@@ -151,16 +165,16 @@ def _losses(
 ) -> dict[str, Tensor]:
     """Every loss of one iteration, weighted, by name."""
     weights, options, grid = settings.loss, settings.optimizer, data.grid
-    device = data.images.device
+    device = data.features.device
     size = (grid.height, grid.width)
     table = data.buddies
     count = max(1, min(options.frames // 2, len(table.pairs)))
     chosen = torch.randperm(len(table.pairs), generator=generator, device=device)[:count]
     frames = table.pairs[chosen].reshape(-1)  # pair p is frames 2p and 2p + 1
     raw = data.features[frames]
-    tokens = model.refine(data.images[frames], raw, grid)
-    raw = raw.float().flatten(2)
-    units = unit_length(tokens, dim=1)
+    tokens = model.refine(data.pictures[frames], raw, grid)
+    length = lengths(tokens)
+    units = tokens / length
     terms: dict[str, Tensor] = {}
 
     if max(weights.flow, weights.flow_contrast) > 0 and len(data.trajectories.start):
@@ -215,10 +229,12 @@ def _losses(
             model, data, frames, tokens, units, settings, generator
         )
 
+    raw = raw.float().flatten(2)
+    raw_length = lengths(raw)
     if weights.norm > 0:
-        terms["norm"] = weights.norm * losses.norm_prior(tokens, raw)
+        terms["norm"] = weights.norm * losses.norm_prior(length, raw_length)
     if weights.angle > 0:
-        terms["angle"] = weights.angle * losses.angle_prior(tokens, raw)
+        terms["angle"] = weights.angle * losses.angle_prior(units, raw / raw_length)
     return terms
 
 
@@ -345,7 +361,7 @@ def _settle_normalization(model: TrackerModel, data: ClipData, settings: Setting
         layer.momentum = None  # a plain mean over batches
     step = settings.optimizer.frames
     with torch.no_grad():
-        for k in range(0, len(data.images), step):
-            model.refine(data.images[k : k + step], data.features[k : k + step], data.grid)
+        for k in range(0, len(data.pictures), step):
+            model.refine(data.pictures[k : k + step], data.features[k : k + step], data.grid)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

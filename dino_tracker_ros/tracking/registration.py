@@ -27,19 +27,35 @@ AREA_LIMIT = 3.0
 """Largest change of the patch's area, either way."""
 FLAT = 2.0
 """Standard deviation of the gray values, 0..255, below which a patch has nothing to hold on to."""
-BATCH = 4096
-"""Patches registered at once."""
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Where the patches of B points were found in one frame.
+
+    Attributes:
+        rows: int64 [B], which points.
+        points: float32 [B, 2], (x, y) px of the finest level; the start where nothing was found.
+        affine: float32 [B, 2, 2], how the patch is deformed; the start where nothing was found.
+        likeness: float32 [B], normalised cross-correlation with the template, -1..1.
+        found: bool [B].
+    """
+
+    rows: Tensor
+    points: Tensor
+    affine: Tensor
+    likeness: Tensor
+    found: Tensor
 
 
 @dataclass(frozen=True)
 class Registration:
-    """Where the patches of N points were found in T frames.
+    """Where the patches of N points were found in T frames: `Patches` of every frame.
 
     Attributes:
-        points: float32 [N, T, 2], (x, y) px of the finest level; the start where nothing was
-            found.
-        affine: float32 [N, T, 2, 2], how the patch is deformed; the start where nothing was found.
-        likeness: float32 [N, T], normalised cross-correlation with the template, -1..1.
+        points: float32 [N, T, 2].
+        affine: float32 [N, T, 2, 2].
+        likeness: float32 [N, T].
         found: bool [N, T].
     """
 
@@ -48,15 +64,17 @@ class Registration:
     likeness: Tensor
     found: Tensor
 
-    def merged(self, other: Registration) -> Registration:
-        """Of both the one that found the patch, or found it more alike."""
-        better = other.found & (~self.found | (other.likeness > self.likeness))
-        return Registration(
-            torch.where(better[..., None], other.points, self.points),
-            torch.where(better[..., None, None], other.affine, self.affine),
-            torch.where(better, other.likeness, self.likeness),
-            self.found | other.found,
+    def improve_(self, frame: int, patches: Patches) -> None:
+        """Takes over, in place, what was not found before, or is found more alike now."""
+        rows = patches.rows
+        better = patches.found & (
+            ~self.found[rows, frame] | (patches.likeness > self.likeness[rows, frame])
         )
+        rows = rows[better]
+        self.points[rows, frame] = patches.points[better]
+        self.affine[rows, frame] = patches.affine[better]
+        self.likeness[rows, frame] = patches.likeness[better]
+        self.found[rows, frame] = True
 
 
 @dataclass(frozen=True)
@@ -68,16 +86,15 @@ class Template:
         weight: [K], of the samples.
         values: [N, K], of mean zero.
         contrast: [N, 1], standard deviation.
-        slopes: [N, K, 8], derivatives by shift, affine part, contrast and brightness.
-        inverse: [N, 8, 8], of the weighted squares of the slopes.
+        solver: [N, 6, K], from the weighted error of the samples to the step in shift and affine
+            part; contrast and brightness are solved for as well and not needed.
     """
 
     offsets: Tensor
     weight: Tensor
     values: Tensor
     contrast: Tensor
-    slopes: Tensor
-    inverse: Tensor
+    solver: Tensor
 
 
 @dataclass(frozen=True)
@@ -133,51 +150,49 @@ def build_templates(
 
 def register(
     pyramid: Pyramid,
+    frame: int,
     templates: Sequence[Template],
+    rows: Tensor,
     start: Tensor,
     affine: Tensor,
-    wanted: Tensor,
     coarsest: int,
     reach: float,
     settings: RegistrationSettings,
-) -> Registration:
-    """Registers patches in all frames at once.
+) -> Patches:
+    """Registers patches in one frame.
 
     Args:
-        pyramid: of T frames.
+        pyramid: of all frames.
+        frame: where to look.
         templates: of N points, a level each.
-        start: [N, T, 2], where to begin, px of the finest level.
-        affine: [N, T, 2, 2], how the patch is deformed there.
-        wanted: bool [N, T], where to look at all.
+        rows: int64 [B], whose patches to look for.
+        start: [B, 2], where to begin, px of the finest level.
+        affine: [B, 2, 2], how the patch is deformed there.
         coarsest: level to begin on: a coarse one catches a patch from farther off, but sees more
             of what is around it.
         reach: how far from its start a patch may be found, px of the finest level.
         settings: what is accepted.
     """
-    rows, frames = torch.nonzero(wanted, as_tuple=True)
-    points, warps, found = start.clone(), affine.clone(), torch.zeros_like(wanted)
-    likeness = start.new_zeros(wanted.shape)
-    for row, frame in zip(rows.split(BATCH), frames.split(BATCH), strict=True):
-        place, warp = start[row, frame], affine[row, frame]
-        for level in range(coarsest, -1, -1):
-            place, warp, alike = _refined(
-                templates[level], row, pyramid.levels[level], frame, place / 2**level, warp,
-                STEPS[COARSEST - level],
-            )  # fmt: skip
-            place = place * 2**level
-        area = torch.linalg.det(warp)
-        good = (
-            (alike > settings.likeness)
-            & ((place - start[row, frame]).norm(dim=-1) < reach)
-            & (area > 1 / AREA_LIMIT)
-            & (area < AREA_LIMIT)
-            & (templates[0].contrast[row, 0] > FLAT)
-        )
-        points[row, frame] = torch.where(good[:, None], place, start[row, frame])
-        warps[row, frame] = torch.where(good[:, None, None], warp, affine[row, frame])
-        likeness[row, frame] = alike.nan_to_num(0.0)
-        found[row, frame] = good
-    return Registration(points, warps, likeness, found)
+    place, warp, alike = start.clone(), affine.clone(), start.new_zeros(len(start))
+    left = torch.nonzero(templates[0].contrast[rows, 0] > FLAT)[:, 0]
+    for level in range(coarsest, -1, -1):
+        at, slope, likeness = _refined(
+            templates[level], rows[left], pyramid.levels[level][frame], place[left] / 2**level,
+            warp[left], STEPS[COARSEST - level],
+        )  # fmt: skip
+        place[left], warp[left], alike[left] = at * 2**level, slope, likeness
+        left = left[(place[left] - start[left]).norm(dim=-1) < reach]
+    area = torch.linalg.det(warp[left])
+    good = (alike[left] > settings.likeness) & (area > 1 / AREA_LIMIT) & (area < AREA_LIMIT)
+    found = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    found[left[good]] = True
+    return Patches(
+        rows,
+        torch.where(found[:, None], place, start),
+        torch.where(found[:, None, None], warp, affine),
+        alike.nan_to_num(0.0),
+        found,
+    )
 
 
 def _halved(picture: Tensor) -> Tensor:
@@ -195,13 +210,18 @@ def _template(picture: Tensor, frames: Tensor, points: Tensor, radius: int) -> T
     weight = torch.exp(-offsets.square().sum(dim=-1) / (2 * (radius / 1.5) ** 2))
     weight = weight / weight.sum()
 
-    def values(dx: float, dy: float) -> Tensor:
-        shift = offsets + offsets.new_tensor([dx, dy])
-        return _sampled(picture, frames, points[:, None] + shift)
-
-    right_left = (values(1, 0) - values(-1, 0)) / 2
-    down_up = (values(0, 1) - values(0, -1)) / 2
-    centred, contrast = _standardized(values(0, 0), weight)
+    # One pixel more on every side: derivatives are differences of neighbours.
+    side = 2 * radius + 3
+    steps = torch.arange(-radius - 1, radius + 2, device=picture.device, dtype=torch.float32)
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    wide = torch.stack([x.flatten(), y.flatten()], dim=-1)
+    seen = picture.new_zeros(len(points), side, side)
+    for frame in frames.unique().tolist():
+        own = frames == frame
+        seen[own] = _sampled(picture[frame], points[own, None] + wide).view(-1, side, side)
+    right_left = ((seen[:, 1:-1, 2:] - seen[:, 1:-1, :-2]) / 2).flatten(1)
+    down_up = ((seen[:, 2:, 1:-1] - seen[:, :-2, 1:-1]) / 2).flatten(1)
+    centred, contrast = _standardized(seen[:, 1:-1, 1:-1].flatten(1), weight)
     across, along = offsets[:, 0] / radius, offsets[:, 1] / radius
     slopes = torch.stack(
         [
@@ -214,54 +234,48 @@ def _template(picture: Tensor, frames: Tensor, points: Tensor, radius: int) -> T
             centred,
             torch.ones_like(centred),
         ],
-        dim=-1,
+        dim=1,
     )
-    squares = torch.einsum("nki,k,nkj->nij", slopes, weight, slopes)
+    weighted = slopes * weight
+    squares = weighted @ slopes.transpose(1, 2)
     scale = torch.diagonal(squares, dim1=1, dim2=2).mean(dim=1)[:, None]
     prior = squares.new_tensor([0, 0, 1, 1, 1, 1, 0, 0]) * SHEAR_PRIOR
     damped = squares + torch.diag_embed(prior * scale + 1e-5 * scale + 1e-3)
-    return Template(offsets, weight, centred, contrast, slopes, torch.linalg.inv(damped))
+    solver = torch.linalg.solve(damped, weighted)[:, :6]
+    return Template(offsets, weight, centred, contrast, solver)
 
 
 def _refined(
-    template: Template,
-    rows: Tensor,
-    picture: Tensor,
-    frames: Tensor,
-    place: Tensor,
-    warp: Tensor,
-    steps: int,
+    template: Template, rows: Tensor, picture: Tensor, place: Tensor, warp: Tensor, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Places [B, 2], warps [B, 2, 2] and likeness [B] after some Gauss-Newton steps."""
     offsets, weight = template.offsets, template.weight
     radius = offsets.max()
     values, contrast = template.values[rows], template.contrast[rows]
+    solver = template.solver[rows]
     for _ in range(steps):
-        seen, spread = _standardized(_warped(picture, frames, place, warp, offsets), weight)
+        seen, spread = _standardized(_warped(picture, place, warp, offsets), weight)
         error = seen / spread * contrast - values
-        slope = torch.einsum("bki,k,bk->bi", template.slopes[rows], weight, error)
-        step = torch.einsum("bij,bj->bi", template.inverse[rows], slope)
-        change = step[:, 2:6].view(-1, 2, 2) / radius
+        step = (solver @ error[..., None])[..., 0]
+        change = step[:, 2:].view(-1, 2, 2) / radius
         change = change + torch.eye(2, device=change.device)
         # The step moves the template; the inverse of it moves the picture.
         undone = _inverse(change)
         place = place - (warp @ (undone @ step[:, :2, None]))[..., 0]
         warp = warp @ undone
-    seen, spread = _standardized(_warped(picture, frames, place, warp, offsets), weight)
-    alike = (seen * values * weight).sum(dim=1) / (spread * contrast)[:, 0]
+    seen, spread = _standardized(_warped(picture, place, warp, offsets), weight)
+    alike = (seen * values) @ weight / (spread * contrast)[:, 0]
     return place, warp, alike
 
 
-def _warped(
-    picture: Tensor, frames: Tensor, place: Tensor, warp: Tensor, offsets: Tensor
-) -> Tensor:
-    return _sampled(picture, frames, place[:, None] + offsets @ warp.transpose(1, 2))
+def _warped(picture: Tensor, place: Tensor, warp: Tensor, offsets: Tensor) -> Tensor:
+    return _sampled(picture, place[:, None] + offsets @ warp.transpose(1, 2))
 
 
 def _standardized(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Values [B, K] without their mean, and their standard deviation [B, 1], never zero."""
-    centred = values - (values * weight).sum(dim=1, keepdim=True)
-    spread = (centred.square() * weight).sum(dim=1, keepdim=True).sqrt()
+    centred = values - (values @ weight)[:, None]
+    spread = (centred.square() @ weight)[:, None].sqrt()
     return centred, spread.clamp(min=1e-3)
 
 
@@ -273,17 +287,12 @@ def _inverse(matrix: Tensor) -> Tensor:
     return torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / det[:, None, None]
 
 
-def _sampled(picture: Tensor, frames: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values [B, K] of pictures [T, H, W] at (x, y) px [B, K, 2], the border repeated."""
-    height, width = picture.shape[-2:]
-    x = points[..., 0].nan_to_num(0.0).clamp(0, width - 1)
-    y = points[..., 1].nan_to_num(0.0).clamp(0, height - 1)
-    left, top = x.long().clamp(max=max(width - 2, 0)), y.long().clamp(max=max(height - 2, 0))
-    part_x, part_y = x - left, y - top
-    right, bottom = min(1, width - 1), min(1, height - 1) * width
-    index = (frames[:, None] * height + top) * width + left
-    flat = picture.reshape(-1)
-    upper = flat[index] * (1 - part_x) + flat[index + right] * part_x
-    index = index + bottom
-    lower = flat[index] * (1 - part_x) + flat[index + right] * part_x
-    return upper * (1 - part_y) + lower * part_y
+def _sampled(picture: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values [B, K] of a picture [H, W] at (x, y) px [B, K, 2], the border repeated."""
+    height, width = picture.shape
+    unit = points.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
+    places = points.nan_to_num(0.0) * unit - 1
+    # A picture a patch, all of them one: on a CPU, cores share the work by pictures.
+    pictures = picture.expand(len(points), 1, height, width)
+    values = F.grid_sample(pictures, places[:, None], padding_mode="border", align_corners=True)
+    return values[:, 0, 0]

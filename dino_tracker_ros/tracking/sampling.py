@@ -92,14 +92,14 @@ def sample_flow(
         count: points in all.
         share: of the foreground.
     """
-    points, valid = trajectories.points, trajectories.valid
-    device = points.device
-    if len(points) > MOST_TRAJECTORIES:
-        some = torch.randint(len(points), (MOST_TRAJECTORIES,), generator=generator, device=device)
-        points, valid, foreground = points[some], valid[some], foreground[some]
+    device = trajectories.points.device
     F = len(frames)
-    seen = valid[:, frames].T  # [F, M]
-    place = points[:, frames].transpose(0, 1)  # [F, M, 2]
+    # The few frames first: thinning whole trajectories would move most of the table every time.
+    seen, place = trajectories.valid[:, frames], trajectories.points[:, frames]
+    if len(seen) > MOST_TRAJECTORIES:
+        some = torch.randint(len(seen), (MOST_TRAJECTORIES,), generator=generator, device=device)
+        seen, place, foreground = seen[some], place[some], foreground[some]
+    seen, place = seen.T, place.transpose(0, 1)  # [F, M], [F, M, 2]
     source = torch.arange(F, device=device).expand(F, F)[~torch.eye(F, dtype=torch.bool)]
     target = torch.arange(F, device=device).repeat_interleave(F - 1)
     source = source.to(device)

@@ -23,6 +23,9 @@ from dino_tracker_ros.tracking.settings import RegistrationSettings
 CONSENSUS_ROUNDS = 2
 """Times that neighbours are asked: each answer may be a neighbour for the next."""
 
+BESIDE = 1.0
+"""Starts nearer than this to where a patch was found lead there again, px."""
+
 
 @dataclass(frozen=True)
 class Sightings:
@@ -30,11 +33,13 @@ class Sightings:
 
     Attributes:
         registration: of the query's patch, px of the pyramid's finest level.
-        expected: bool [N, T], neighbours agree on where the point should be seen.
+        missed: bool [N, T], not found where neighbours agree that it should be seen.
+        tried: [2, N, T, 2], where neighbours sent the last look that found nothing, NaN before.
     """
 
     registration: Registration
-    expected: Tensor
+    missed: Tensor
+    tried: Tensor
 
 
 def look(
@@ -52,32 +57,37 @@ def look(
         query_frame: int64 [N].
         query_point: [N, 2], (x, y) working px.
         points: [N, T, 2], where to look first, working px.
-        before: what an earlier look found, which is kept.
+        before: what an earlier look found; this one adds to it, in place.
     """
     queries, start = pyramid.to_picture(query_point), pyramid.to_picture(points)
     templates = build_templates(pyramid, query_frame, queries, settings.radius)
     # Half a patch still fits where the whole one reaches over an edge.
     halved = build_templates(pyramid, query_frame, queries, max(2, settings.radius // 2))
     reach = settings.reach
-    seen = _seen_along(pyramid, templates, query_frame, start, settings)
-    if before is not None:
-        seen = seen.merged(before.registration)
+    seen = _seen_along(pyramid, templates, query_frame, start, before, settings)
     rows = torch.arange(len(queries), device=queries.device)
     seen.points[rows, query_frame] = queries
     seen.found[rows, query_frame] = True
     seen.likeness[rows, query_frame] = 1.0
-    expected = torch.zeros_like(seen.found)
+    tried = start.new_full((2, *start.shape), torch.nan) if before is None else before.tried
     for _ in range(CONSENSUS_ROUNDS):
         likely, other = expect_from_neighbours(query_frame, queries, seen.points, seen.found)
-        expected = likely.agreed
-        for answer, wanted in ((likely, likely.agreed), (other, other.agreed & ~seen.found)):
-            at, warp = answer.points, answer.affine
-            seen = seen.merged(
-                register(pyramid, templates, at, warp, wanted, 1, reach / 2, settings)
-            )
-            missed = wanted & ~seen.found
-            seen = seen.merged(register(pyramid, halved, at, warp, missed, 0, reach / 4, settings))
-    return Sightings(seen, expected)
+        # A patch may look right where it is not: all that neighbours place elsewhere are tried.
+        doubtful = likely.agreed & ~_seen_at(seen, likely.points)
+        lost = other.agreed & ~seen.found
+        for answer, wanted, at_last in zip((likely, other), (doubtful, lost), tried, strict=True):
+            wanted = wanted & ~((answer.points - at_last).norm(dim=-1) < BESIDE)
+            for t in range(start.shape[1]):
+                there = torch.nonzero(wanted[:, t])[:, 0]
+                at, warp = answer.points[there, t], answer.affine[there, t]
+                found = register(pyramid, t, templates, there, at, warp, 1, reach / 2, settings)
+                seen.improve_(t, found)
+                left = ~seen.found[there, t]
+                there, at, warp = there[left], at[left], warp[left]
+                found = register(pyramid, t, halved, there, at, warp, 0, reach / 4, settings)
+                seen.improve_(t, found)
+            at_last[wanted] = answer.points[wanted]
+    return Sightings(seen, likely.agreed & ~seen.found, tried)
 
 
 def _seen_along(
@@ -85,26 +95,41 @@ def _seen_along(
     templates: Sequence[Template],
     query_frame: Tensor,
     start: Tensor,
+    before: Sightings | None,
     settings: RegistrationSettings,
 ) -> Registration:
     """Patches registered from `start` [N, T, 2], forward and backward from their queries: each
     begins as deformed as it was seen last, so that it may turn and grow over time."""
     count, frames = start.shape[:2]
-    upright = torch.eye(2, device=start.device).expand(count, frames, 2, 2)
-    nowhere = torch.zeros(count, frames, dtype=torch.bool, device=start.device)
-    seen = Registration(start, upright, start.new_zeros(count, frames), nowhere)
+    upright = torch.eye(2, device=start.device).repeat(count, 1, 1)
+    if before is None:
+        seen = Registration(
+            start.clone(),
+            upright[:, None].repeat(1, frames, 1, 1),
+            start.new_zeros(count, frames),
+            torch.zeros(count, frames, dtype=torch.bool, device=start.device),
+        )
+    else:
+        seen = before.registration
+    known = _seen_at(seen, start)
     for order in (range(frames), range(frames - 1, -1, -1)):
-        last = upright[:, 0]
+        last = upright.clone()
         for t in order:
-            wanted = nowhere.clone()
-            wanted[:, t] = (query_frame < t) if order.step > 0 else (query_frame > t)
-            warp = last[:, None].expand(-1, frames, -1, -1)
-            one = register(
-                pyramid, templates, start, warp, wanted, COARSEST, settings.reach, settings
-            )
-            seen = seen.merged(one)
-            last = torch.where(one.found[:, t, None, None], one.affine[:, t], last)
+            last = torch.where(known[:, t, None, None], seen.affine[:, t], last)
+            ahead = (query_frame < t) if order.step > 0 else (query_frame > t)
+            rows = torch.nonzero(ahead & ~known[:, t])[:, 0]
+            found = register(
+                pyramid, t, templates, rows, start[rows, t], last[rows], COARSEST,
+                settings.reach, settings,
+            )  # fmt: skip
+            seen.improve_(t, found)
+            last[rows] = torch.where(found.found[:, None, None], found.affine, last[rows])
     return seen
+
+
+def _seen_at(seen: Registration, points: Tensor) -> Tensor:
+    """bool [N, T], where patches are known to be seen at points [N, T, 2] px, or right beside."""
+    return seen.found & ((seen.points - points).norm(dim=-1) < BESIDE)
 
 
 def with_sightings(

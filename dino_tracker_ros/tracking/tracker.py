@@ -313,7 +313,7 @@ class DinoTracker:
             torch.arange(len(trajectories.start), device=self.device), trajectories.start
         ]
         return ClipData(
-            images=images,
+            pictures=self._model.pictures(images),
             features=features,
             grid=grid,
             trajectories=trajectories,

@@ -1,0 +1,65 @@
+"""Cosines of queries with every place of a frame, between its tokens too, without its features.
+
+The cosine of a query with interpolated features is the interpolated cosine divided by the length
+of the interpolated features, and that length follows from products of neighbouring tokens alone.
+So whoever has multiplied queries and tokens once reads any number of places off the result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dino_tracker_ros.tracking.matching import corners
+from dino_tracker_ros.tracking.token_grid import TokenGrid
+
+
+def neighbour_products(units: Tensor, grid: TokenGrid) -> Tensor:
+    """What `cosines_at` has to know about the tokens themselves.
+
+    Args:
+        units: features of unit length of T frames, [T, C, rows * cols].
+        grid: where the tokens lie.
+
+    Returns:
+        float32 [T, rows * cols, 4]: products of each token with the one on its right, the one
+        below, the one below on the right; and of the one on its right with the one below. On the
+        border a token is its own neighbour.
+    """
+    maps = units.unflatten(2, (grid.rows, grid.cols))
+    right = torch.cat([maps[..., 1:], maps[..., -1:]], dim=3)
+    below = torch.cat([maps[:, :, 1:], maps[:, :, -1:]], dim=2)
+    beyond = torch.cat([right[:, :, 1:], right[:, :, -1:]], dim=2)
+    pairs = ((maps, right), (maps, below), (maps, beyond), (right, below))
+    return torch.stack([(a * b).float().sum(dim=1).flatten(1) for a, b in pairs], dim=-1)
+
+
+def cosines_at(
+    cosines: Tensor, products: Tensor, rows: Tensor, points: Tensor, grid: TokenGrid
+) -> Tensor:
+    """Cosines of queries with the features at places of a frame.
+
+    Args:
+        cosines: of N queries with the frame's tokens, [N, rows * cols].
+        products: of neighbouring tokens, [rows * cols, 4], see `neighbour_products`.
+        rows: int64 [B], which query each place is asked for.
+        points: [B, 2], (x, y) px.
+        grid: where the tokens lie.
+
+    Returns:
+        [B].
+    """
+    index, weight = corners(points, grid)
+    around = cosines[rows[:, None], index]
+    first, second, third, _ = index.unbind(dim=1)
+    a, b, c, d = weight.unbind(dim=1)
+    own = products[first]
+    squared = weight.square().sum(dim=1) + 2 * (
+        a * b * own[:, 0]
+        + a * c * own[:, 1]
+        + a * d * own[:, 2]
+        + b * c * own[:, 3]
+        + b * d * products[second, 1]
+        + c * d * products[third, 0]
+    )
+    return (around * weight).sum(dim=1) / squared.clamp(min=1e-8).sqrt()
