@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import budget, growth, soak, stages, warm
 from benchmarks.options import FRAMES, SIZE, Options
 from benchmarks.output import JSON_NAME, PLOT_NAME, Result, table_text, write_results
-from dino_tracker_ros.evaluation.run_information import run_information
+from dino_tracker_ros.evaluation.report.run_information import run_information
 from dino_tracker_ros.setting_options import add_setting_options, chosen_preset, chosen_settings
 from dino_tracker_ros.tracking.errors import SettingError, TrackerError
 from dino_tracker_ros.tracking.settings import describe, with_values

@@ -12,7 +12,7 @@ from benchmarks.messages import say
 from benchmarks.options import Options
 from benchmarks.output import Result, Table, seconds_text
 from benchmarks.runs import warm_up
-from dino_tracker_ros.evaluation.charts import Axis, Series, line_chart
+from dino_tracker_ros.evaluation.report.charts import Axis, Series, line_chart
 from dino_tracker_ros.tracking.settings import Settings, with_values
 from dino_tracker_ros.tracking.tracker import DinoTracker
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_tracker_ros.evaluation.ground_truth import GroundTruth, load_clip
-from dino_tracker_ros.evaluation.query_sampling import queries_at, sample_queries
 from dino_tracker_ros.evaluation.scores import count, scores
 from dino_tracker_ros.evaluation.synthetic import make_clip
+from dino_tracker_ros.evaluation.truths.clip_folder import load_clip_folder
+from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruth
+from dino_tracker_ros.evaluation.truths.query_sampling import queries_at, sample_queries
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.visualization.video import open_frames
@@ -55,7 +56,7 @@ def folder_clip(folder: Path, length: int | None = None) -> Clip:
         length: at most so many frames; None takes all.
     """
     if (folder / "gt.npz").is_file():
-        labelled = load_clip(folder)
+        labelled = load_clip_folder(folder)
         clip = Clip(labelled.name, list(labelled.frames), labelled.truth)
     else:
         clip = Clip(folder.resolve().name, list(open_frames(folder)), None)

@@ -16,8 +16,8 @@ from benchmarks.messages import say
 from benchmarks.options import Options
 from benchmarks.output import Result, Table, log_axis, number, seconds_text
 from benchmarks.runs import STAGES, WHOLE, run, warm_up
-from dino_tracker_ros.evaluation.charts import Series, line_chart
-from dino_tracker_ros.evaluation.markup import Markup
+from dino_tracker_ros.evaluation.report.charts import Series, line_chart
+from dino_tracker_ros.evaluation.report.markup import Markup
 from dino_tracker_ros.tracking.errors import TrackerError
 from dino_tracker_ros.tracking.settings import Settings, with_values
 from dino_tracker_ros.tracking.tracker import DinoTracker

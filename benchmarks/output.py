@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measures import Spread
-from dino_tracker_ros.evaluation.charts import HEIGHT, WIDTH, Axis
-from dino_tracker_ros.evaluation.markup import Markup, element
-from dino_tracker_ros.evaluation.report_style import STYLE
+from dino_tracker_ros.evaluation.report.charts import HEIGHT, WIDTH, Axis
+from dino_tracker_ros.evaluation.report.markup import Markup, element
+from dino_tracker_ros.evaluation.report.style import STYLE
 from dino_tracker_ros.evaluation.table import aligned
 from dino_tracker_ros.visualization.output import atomic_output
 

@@ -13,7 +13,7 @@ from benchmarks.measures import slope
 from benchmarks.messages import say
 from benchmarks.options import Options
 from benchmarks.output import Result, Table
-from dino_tracker_ros.evaluation.charts import Axis, Series, count_axis, line_chart
+from dino_tracker_ros.evaluation.report.charts import Axis, Series, count_axis, line_chart
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.settings import with_values
 from dino_tracker_ros.tracking.tracker import DinoTracker

@@ -15,7 +15,7 @@ from benchmarks.output import Result, Table, number, seconds_text
 from benchmarks.paper import Piece, paper_seconds, paper_settings, paper_table, time_paper
 from benchmarks.runs import STAGES, WHOLE, Run, run, warm_up
 from benchmarks.work import ORIN, Work, count_work, estimated_seconds, fractions
-from dino_tracker_ros.evaluation.charts import bar_chart, count_axis
+from dino_tracker_ros.evaluation.report.charts import bar_chart, count_axis
 from dino_tracker_ros.tracking.device import find_precision
 from dino_tracker_ros.tracking.memory import release_memory
 from dino_tracker_ros.tracking.settings import Settings

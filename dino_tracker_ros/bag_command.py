@@ -44,7 +44,7 @@ def _add_info(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _info(options: argparse.Namespace) -> None:
-    from dino_tracker_ros.evaluation.bag_reader import BagReader
+    from dino_tracker_ros.evaluation.bags.reader import BagReader
     from dino_tracker_ros.evaluation.table import aligned
 
     with BagReader(options.bag) as reader:
@@ -108,7 +108,7 @@ def _add_write(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _write(options: argparse.Namespace) -> None:
     from dino_tracker_ros.evaluation.bag_conversion import find_sources
-    from dino_tracker_ros.evaluation.bag_writer import check_new_bag
+    from dino_tracker_ros.evaluation.bags.writer import check_new_bag
 
     if options.rate is not None and not options.rate > 0:
         raise SettingError(f"--rate is {options.rate}: give images per second above 0")
@@ -182,8 +182,8 @@ def _add_tracks(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _tracks(options: argparse.Namespace) -> None:
-    from dino_tracker_ros.evaluation.bags import read_bag
-    from dino_tracker_ros.evaluation.track_bags import read_track_bag
+    from dino_tracker_ros.evaluation.bags.images import read_bag
+    from dino_tracker_ros.evaluation.bags.tracks import read_track_bag
     from dino_tracker_ros.evaluation.track_export import save_csv, save_tap_vid
     from dino_tracker_ros.evaluation.tracks_file import save_tracks
     from dino_tracker_ros.visualization.output import check_output

@@ -192,7 +192,7 @@ def _write_pictures(
     tracks: Tracks,
     bars: ProgressBars,
 ) -> None:
-    from dino_tracker_ros.evaluation.pictures import write_overlay, write_sheet
+    from dino_tracker_ros.visualization.pictures import write_overlay, write_sheet
 
     if options.overlay is not None:
         write_overlay(

@@ -22,7 +22,7 @@ from dino_tracker_ros.visualization.progress import ProgressBars
 
 if TYPE_CHECKING:
     from dino_tracker_ros.evaluation.inputs import Input
-    from dino_tracker_ros.evaluation.results import ClipResult, Failure
+    from dino_tracker_ros.evaluation.report.results import ClipResult, Failure
     from dino_tracker_ros.evaluation.suite import Plan
 
 _INPUTS = """\
@@ -112,10 +112,10 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from dino_tracker_ros.evaluation.html_report import write_report
     from dino_tracker_ros.evaluation.inputs import BagOptions, find_inputs
-    from dino_tracker_ros.evaluation.results import load_results, save_result
-    from dino_tracker_ros.evaluation.summary import scores_json, summarize
+    from dino_tracker_ros.evaluation.report.page import write_report
+    from dino_tracker_ros.evaluation.report.results import load_results, save_result
+    from dino_tracker_ros.evaluation.report.summary import scores_json, summarize
     from dino_tracker_ros.visualization.output import atomic_output, check_output, make_folder
 
     _check(options)
@@ -172,7 +172,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> Plan:
     from dino_tracker_ros.evaluation.baselines import flows_at_hand
-    from dino_tracker_ros.evaluation.live import node_command
+    from dino_tracker_ros.evaluation.live.session import node_command
     from dino_tracker_ros.evaluation.suite import Plan
     from dino_tracker_ros.tracking.device import find_device
 
@@ -214,7 +214,7 @@ def _run(
     todo: Sequence[Input], plan: Plan, options: argparse.Namespace
 ) -> tuple[list[ClipResult], list[Failure]]:
     """Evaluates inputs, and keeps each result as soon as it is there; in the inputs' order."""
-    from dino_tracker_ros.evaluation.results import ClipResult, save_result
+    from dino_tracker_ros.evaluation.report.results import ClipResult, save_result
     from dino_tracker_ros.evaluation.suite import (
         INPUT,
         default_jobs,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_tracker_ros.evaluation.bag_types import IMAGE
-from dino_tracker_ros.evaluation.bag_writer import BagWriter, new_bag
+from dino_tracker_ros.evaluation.bags.message_types import IMAGE
+from dino_tracker_ros.evaluation.bags.writer import BagWriter, new_bag
 from dino_tracker_ros.tracking.clip import Frame
 
 HEIGHT, WIDTH = 24, 40

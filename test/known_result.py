@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_tracker_ros.evaluation.ground_truth import GroundTruth, LabelledClip
-from dino_tracker_ros.evaluation.results import ClipResult, MethodResult
+from dino_tracker_ros.evaluation.report.results import ClipResult, MethodResult
+from dino_tracker_ros.evaluation.report.strips import clip_pictures
 from dino_tracker_ros.evaluation.scores import count
-from dino_tracker_ros.evaluation.strips import clip_pictures
+from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruth, LabelledClip
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.tracks import Tracks
 

@@ -15,11 +15,12 @@ from bag_files import HEIGHT, WIDTH, bag_path, picture, write_pictures
 
 from dino_tracker_ros import cli
 from dino_tracker_ros.evaluation.bag_conversion import find_sources, tracks_of_truth
-from dino_tracker_ros.evaluation.bag_reader import BagReader
-from dino_tracker_ros.evaluation.bags import read_bag
-from dino_tracker_ros.evaluation.ground_truth import load_clip, load_clips, load_truth
-from dino_tracker_ros.evaluation.track_bags import read_track_bag
+from dino_tracker_ros.evaluation.bags.images import read_bag
+from dino_tracker_ros.evaluation.bags.reader import BagReader
+from dino_tracker_ros.evaluation.bags.tracks import read_track_bag
 from dino_tracker_ros.evaluation.tracks_file import load_tracks
+from dino_tracker_ros.evaluation.truths.clip_folder import load_clip_folder
+from dino_tracker_ros.evaluation.truths.loading import load_clips, load_truth
 from dino_tracker_ros.visualization.video import write_video
 
 T, N = 6, 4
@@ -116,7 +117,7 @@ def test_known_tracks_travel_in_the_bag(tmp_path, capsys, has_occlusion):
     code, out, err = run(capsys, "write", source, "--out", tmp_path / "bag")
     assert code == 0, err
     assert "6 images on /image_raw, 4 known tracks on /ground_truth/tracks" in out
-    known = load_clip(source).truth
+    known = load_clip_folder(source).truth
     frames = read_bag(tmp_path / "bag")
     stamps = np.array(frames.stamps)
     back = load_truth(tmp_path / "bag", stamps, frames.width, frames.height)
@@ -132,7 +133,7 @@ def test_known_tracks_travel_in_the_bag(tmp_path, capsys, has_occlusion):
 
 
 def test_a_label_that_is_not_scored_is_nan_and_occluded(tmp_path):
-    truth = load_clip(clip_folder(tmp_path / "walk", True)).truth
+    truth = load_clip_folder(clip_folder(tmp_path / "walk", True)).truth
     tracks = tracks_of_truth(truth, np.arange(T, dtype=np.int64))
     assert np.isnan(tracks.points[2, 4]).all()
     assert tracks.occluded[2, 4]

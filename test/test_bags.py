@@ -27,11 +27,16 @@ from bag_files import (
     write_raw,
 )
 
-from dino_tracker_ros.evaluation import bags
-from dino_tracker_ros.evaluation.bag_reader import BagError, BagReader
-from dino_tracker_ros.evaluation.bag_types import COMPRESSED_IMAGE, DEFINITIONS, IMAGE, typestore
-from dino_tracker_ros.evaluation.bag_writer import BagWriter, new_bag
-from dino_tracker_ros.evaluation.bags import image_topics, read_bag
+from dino_tracker_ros.evaluation.bags import images
+from dino_tracker_ros.evaluation.bags.images import image_topics, read_bag
+from dino_tracker_ros.evaluation.bags.message_types import (
+    COMPRESSED_IMAGE,
+    DEFINITIONS,
+    IMAGE,
+    typestore,
+)
+from dino_tracker_ros.evaluation.bags.reader import BagError, BagReader
+from dino_tracker_ros.evaluation.bags.writer import BagWriter, new_bag
 from dino_tracker_ros.ros.clip_buffer import CameraFrame, ClipBuffer
 from dino_tracker_ros.ros.node_settings import StreamSettings
 from dino_tracker_ros.tracking.clip import Frame
@@ -146,8 +151,8 @@ def test_a_bag_split_into_files_is_one_recording(tmp_path):
 def test_an_image_is_decoded_only_when_it_is_asked_for(tmp_path, monkeypatch):
     frames = read_bag(write_pictures(tmp_path / "bag"))
     decoded = []
-    original = bags._pixels
-    monkeypatch.setattr(bags, "_pixels", lambda *a: decoded.append(1) or original(*a))
+    original = images._pixels
+    monkeypatch.setattr(images, "_pixels", lambda *a: decoded.append(1) or original(*a))
     assert len(frames) == 6
     _ = frames[4], frames[5]
     assert len(decoded) == 2
@@ -434,7 +439,8 @@ def test_bags_need_no_ros():
 import sys
 for name in ("rclpy", "builtin_interfaces", "sensor_msgs", "std_msgs", "dino_tracker_ros.msg"):
     sys.modules[name] = None
-from dino_tracker_ros.evaluation import bag_conversion, bags, track_bags
+from dino_tracker_ros.evaluation import bag_conversion
+from dino_tracker_ros.evaluation.bags import images, tracks
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

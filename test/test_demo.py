@@ -105,8 +105,9 @@ def test_settings_reach_the_node_with_their_types():
 
 WITH_DOUBLE = """
 import sys
-from dino_tracker_ros.evaluation import demo, live
-live.node_command = lambda: [sys.executable, {script!r}]
+from dino_tracker_ros.evaluation import demo
+from dino_tracker_ros.evaluation.live import session
+session.node_command = lambda: [sys.executable, {script!r}]
 sys.exit(demo.main(sys.argv[1:]))
 """
 

@@ -15,9 +15,9 @@ from tracker_double import VELOCITY, TrackerDouble
 
 from dino_tracker_ros import cli
 from dino_tracker_ros.evaluation import baselines, suite
-from dino_tracker_ros.evaluation.bag_writer import new_bag
-from dino_tracker_ros.evaluation.results import load_results
-from dino_tracker_ros.evaluation.track_bags import write_track_bag, write_tracks
+from dino_tracker_ros.evaluation.bags.tracks import write_track_bag, write_tracks
+from dino_tracker_ros.evaluation.bags.writer import new_bag
+from dino_tracker_ros.evaluation.report.results import load_results
 from dino_tracker_ros.evaluation.tracks_file import save_tracks
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.settings import Settings, preset

@@ -10,17 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from dino_tracker_ros.evaluation.bag_reader import BagError
-from dino_tracker_ros.evaluation.bag_writer import new_bag
-from dino_tracker_ros.evaluation.ground_truth import (
-    GroundTruthError,
-    load_clip,
-    load_clips,
-    load_truth,
-)
-from dino_tracker_ros.evaluation.track_bags import write_track_bag, write_tracks
+from dino_tracker_ros.evaluation.bags.reader import BagError
+from dino_tracker_ros.evaluation.bags.tracks import write_track_bag, write_tracks
+from dino_tracker_ros.evaluation.bags.writer import new_bag
 from dino_tracker_ros.evaluation.tracks_file import save_tracks
-from dino_tracker_ros.evaluation.truth_tracks import TRUTH_TOPIC
+from dino_tracker_ros.evaluation.truths.clip_folder import load_clip_folder
+from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruthError
+from dino_tracker_ros.evaluation.truths.loading import load_clips, load_truth
+from dino_tracker_ros.evaluation.truths.recorded_tracks import TRUTH_TOPIC
 from dino_tracker_ros.tracking.settings import Settings
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.visualization.video import VideoError
@@ -51,7 +48,7 @@ def write_folder(folder: Path, values: dict[str, np.ndarray], frames: int = T) -
 
 
 def test_clip_is_read_in_our_conventions(tmp_path):
-    clip = load_clip(write_folder(tmp_path / "walk", arrays()))
+    clip = load_clip_folder(write_folder(tmp_path / "walk", arrays()))
     assert clip.name == "walk"
     assert (clip.truth.width, clip.truth.height) == (WIDTH, HEIGHT)
     assert clip.truth.queries.tolist() == [[0, 7, 5], [1, 9, 8], [2, 39, 29]]
@@ -63,13 +60,13 @@ def test_clip_is_read_in_our_conventions(tmp_path):
 
 def test_occlusion_is_known_only_where_a_scored_point_is_marked(tmp_path):
     values = arrays()
-    assert load_clip(write_folder(tmp_path / "a", values)).truth.has_occlusion
+    assert load_clip_folder(write_folder(tmp_path / "a", values)).truth.has_occlusion
     # As hand-labelled clips have it: what has no label is called occluded and is not scored.
     values["evaluate"] = ~values["occluded"]
     values["points"][values["occluded"]] = np.nan
-    assert not load_clip(write_folder(tmp_path / "b", values)).truth.has_occlusion
+    assert not load_clip_folder(write_folder(tmp_path / "b", values)).truth.has_occlusion
     values["has_occlusion"] = np.array(True)
-    assert load_clip(write_folder(tmp_path / "c", values)).truth.has_occlusion
+    assert load_clip_folder(write_folder(tmp_path / "c", values)).truth.has_occlusion
 
 
 def test_mask_areas_are_counted(tmp_path):
@@ -79,11 +76,11 @@ def test_mask_areas_are_counted(tmp_path):
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
         mask[: index + 1, :5] = 255
         cv2.imwrite(str(folder / "masks" / f"{index:05d}.png"), mask)
-    areas = load_clip(folder).truth.mask_areas
+    areas = load_clip_folder(folder).truth.mask_areas
     assert areas is not None and areas.tolist() == [5, 10, 15, 20]
     (folder / "masks" / "00003.png").unlink()
     with pytest.raises(GroundTruthError, match="3 masks for 4 frames"):
-        load_clip(folder)
+        load_clip_folder(folder)
 
 
 @pytest.mark.parametrize("name", ["queries", "points", "occluded", "evaluate"])
@@ -91,7 +88,7 @@ def test_missing_array_is_named(tmp_path, name):
     values = arrays()
     del values[name]
     with pytest.raises(GroundTruthError, match=f"has no {name}"):
-        load_clip(write_folder(tmp_path / "a", values))
+        load_clip_folder(write_folder(tmp_path / "a", values))
 
 
 @pytest.mark.parametrize("name", ["points", "occluded", "evaluate"])
@@ -99,33 +96,33 @@ def test_wrong_shape_is_named(tmp_path, name):
     values = arrays()
     values[name] = values[name][:, :-1]
     with pytest.raises(GroundTruthError, match=f"^{name} in .*3 queries over 4 frames"):
-        load_clip(write_folder(tmp_path / "a", values))
+        load_clip_folder(write_folder(tmp_path / "a", values))
 
 
 def test_scored_point_without_position_is_refused(tmp_path):
     values = arrays()
     values["points"][0, 0] = np.nan
     with pytest.raises(GroundTruthError, match="NaN"):
-        load_clip(write_folder(tmp_path / "a", values))
+        load_clip_folder(write_folder(tmp_path / "a", values))
 
 
 def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(GroundTruthError, match=r"no gt\.npz"):
-        load_clip(tmp_path / "nowhere")
+        load_clip_folder(tmp_path / "nowhere")
     folder = write_folder(tmp_path / "a", arrays())
     (folder / "gt.npz").write_bytes(b"PK not a zip")
     with pytest.raises(GroundTruthError, match="cannot be read"):
-        load_clip(folder)
+        load_clip_folder(folder)
     folder = write_folder(tmp_path / "b", arrays(), frames=0)
     with pytest.raises(VideoError, match="no picture"):
-        load_clip(folder)
+        load_clip_folder(folder)
 
 
 def test_pickled_arrays_are_not_loaded(tmp_path):
     values = arrays()
     values["queries"] = np.array([object()], dtype=object)
     with pytest.raises(GroundTruthError, match="cannot be read"):
-        load_clip(write_folder(tmp_path / "a", values))
+        load_clip_folder(write_folder(tmp_path / "a", values))
 
 
 @pytest.mark.parametrize(
@@ -144,19 +141,19 @@ def test_what_lies_outside_the_clip_is_named(tmp_path, name, place, value, messa
     values = arrays()
     values[name][place] = value
     with pytest.raises(GroundTruthError, match=message):
-        load_clip(write_folder(tmp_path / "a", values))
+        load_clip_folder(write_folder(tmp_path / "a", values))
 
 
 def test_occluded_points_may_be_anywhere(tmp_path):
     values = arrays()
     values["points"][1, 2] = 1000, np.nan
-    load_clip(write_folder(tmp_path / "a", values))
+    load_clip_folder(write_folder(tmp_path / "a", values))
 
 
 def test_no_tracks(tmp_path):
     values = {name: array[:0] for name, array in arrays().items()}
     with pytest.raises(GroundTruthError, match=r"gt\.npz' holds no track"):
-        load_clip(write_folder(tmp_path / "a", values))
+        load_clip_folder(write_folder(tmp_path / "a", values))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +167,7 @@ def test_no_tracks(tmp_path):
 )
 def test_arrays_of_another_kind(tmp_path, name, value, message):
     with pytest.raises(GroundTruthError, match=message):
-        load_clip(write_folder(tmp_path / "a", {**arrays(), name: value}))
+        load_clip_folder(write_folder(tmp_path / "a", {**arrays(), name: value}))
 
 
 # Every kind of file at one door ---------------------------------------------------------------
@@ -216,7 +213,7 @@ def test_clips_of_every_kind(tmp_path):
 
 def test_truth_of_every_kind(tmp_path):
     folder = write_folder(tmp_path / "walk", arrays())
-    known = load_clip(folder).truth
+    known = load_clip_folder(folder).truth
     first = known.points[:, 0]  # all are visible there
     (tmp_path / "walk.csv").write_text(
         "track,stamp,x,y,occluded\n"

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 
-from dino_tracker_ros.evaluation.pictures import write_overlay, write_sheet
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.visualization import video as video_module
@@ -18,6 +17,7 @@ from dino_tracker_ros.visualization.overlay import (
     montage,
     place_colours,
 )
+from dino_tracker_ros.visualization.pictures import write_overlay, write_sheet
 from dino_tracker_ros.visualization.video import (
     FolderFrames,
     VideoError,

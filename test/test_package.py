@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,6 +23,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "dino_tracker_ros"
 PACKAGE = ROOT / NAME
+EVALUATION = f"{NAME}.evaluation"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MESSAGES = sorted((ROOT / "msg").glob("*.msg"))
 
@@ -95,6 +97,11 @@ def part_of(module: str) -> str:
     return module.split(".")[1]
 
 
+def place_of(module: str) -> str:
+    """The folder of evaluation/ that holds a module, or else the module itself."""
+    return f"{EVALUATION}.{module.split('.')[2]}" if module.startswith(EVALUATION) else module
+
+
 def third_party(path: Path) -> set[str]:
     top = {module.split(".")[0] for module in imports(path)}
     return top - set(sys.stdlib_module_names) - {NAME}
@@ -121,6 +128,20 @@ def test_a_module_imports_only_from_its_own_floor_and_below(path: Path) -> None:
 def test_no_module_imports_itself_through_others() -> None:
     names = {module_name(path) for path in MODULES}
     graph = {module_name(path): {*imports(path)} & names - {module_name(path)} for path in MODULES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_the_folders_of_the_evaluation_stand_on_each_other_in_one_order() -> None:
+    """Whatever they import, also by way of the modules beside them."""
+    folders = [f"{EVALUATION}.{name}" for name in ("bags", "truths", "report", "live")]
+    graph = {upper: {lower} for lower, upper in pairwise(folders)}
+    for path in (PACKAGE / "evaluation").glob("**/[!_]*.py"):
+        place = place_of(module_name(path))
+        imported = {place_of(name) for name in imports(path) if name.startswith(f"{EVALUATION}.")}
+        graph.setdefault(place, set()).update(imported - {place})
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

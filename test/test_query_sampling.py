@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dino_tracker_ros.evaluation.query_sampling import queries_at, sample_queries
+from dino_tracker_ros.evaluation.truths.query_sampling import queries_at, sample_queries
 
 VISIBLE = np.array(
     [

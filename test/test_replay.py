@@ -24,13 +24,13 @@ pytest.importorskip("rosbags", reason="the bags are written and read by the pack
 from ros_peer import PATIENCE, NodeProcess, Peer
 from tracker_double import REFUSED, VELOCITY
 
-from dino_tracker_ros.evaluation import live
 from dino_tracker_ros.evaluation.assembly import join_clips, tracks_of_queries
-from dino_tracker_ros.evaluation.bag_writer import new_bag
-from dino_tracker_ros.evaluation.live import LiveError
-from dino_tracker_ros.evaluation.player import Player, PlayerError
-from dino_tracker_ros.evaluation.replay import LiveRun, replay_clip
-from dino_tracker_ros.evaluation.track_bags import read_track_messages
+from dino_tracker_ros.evaluation.bags.tracks import read_track_messages
+from dino_tracker_ros.evaluation.bags.writer import new_bag
+from dino_tracker_ros.evaluation.live import session
+from dino_tracker_ros.evaluation.live.player import Player, PlayerError
+from dino_tracker_ros.evaluation.live.replay import LiveRun, replay_clip
+from dino_tracker_ros.evaluation.live.session import LiveError
 from dino_tracker_ros.ros.messages import image_message, stamp_of, tracks_of
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.errors import SettingError
@@ -44,7 +44,7 @@ SMALL = {"clip.length": "6", "clip.overlap": "2"}
 
 @pytest.fixture(autouse=True)
 def double(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "node_command", lambda: [sys.executable, str(DOUBLE)])
+    monkeypatch.setattr(session, "node_command", lambda: [sys.executable, str(DOUBLE)])
 
 
 def made_frames(
@@ -147,14 +147,14 @@ def test_by_hand_the_tracks_are_the_same(tmp_path: Path) -> None:
     node = NodeProcess(
         tmp_path / "node.log", DOUBLE,
         {**SMALL, "preset": "cpu", "use_sim_time": "true", "clip.flush_after": 0.5},
-        params_file=live.evaluation_parameters(),
+        params_file=session.evaluation_parameters(),
     )  # fmt: skip
     peer = Peer()
     peer.log = node.said
     try:
         peer.wait_for_state("active")
         done = subprocess.run(
-            [sys.executable, "-m", "dino_tracker_ros.evaluation.ask", str(bag)],
+            [sys.executable, "-m", "dino_tracker_ros.evaluation.live.ask", str(bag)],
             capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         assert "asked dino_tracker for 3 points of 'clip'" in done.stdout, done.stderr
@@ -185,7 +185,7 @@ def test_asking_for_unknown_points_is_one_line(tmp_path: Path, made: bool, said:
         with new_bag(bag) as writer:
             writer.write_image("/image_raw", made_frames(1)[0], "camera")
     done = subprocess.run(
-        [sys.executable, "-m", "dino_tracker_ros.evaluation.ask", str(bag)],
+        [sys.executable, "-m", "dino_tracker_ros.evaluation.live.ask", str(bag)],
         capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 2
@@ -224,8 +224,8 @@ def test_the_clock_runs_on_between_the_images_and_stands_at_their_stamps() -> No
 
 def test_live_runs_at_once_have_domains_of_their_own() -> None:
     before = dict(os.environ)
-    with live._domain_of_its_own() as first:
+    with session._domain_of_its_own() as first:
         assert os.environ["ROS_DOMAIN_ID"] == str(first)
-        with live._domain_of_its_own() as second:
+        with session._domain_of_its_own() as second:
             assert first != second
     assert dict(os.environ) == before

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from known_result import known_result
 
-from dino_tracker_ros.evaluation.results import (
+from dino_tracker_ros.evaluation.report.results import (
     ClipResult,
     Failure,
     ResultError,

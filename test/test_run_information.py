@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dino_tracker_ros.evaluation.run_information import run_information
+from dino_tracker_ros.evaluation.report.run_information import run_information
 from dino_tracker_ros.tracking.errors import WeightsError
 from dino_tracker_ros.tracking.settings import Settings, with_values
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dino_tracker_ros.evaluation.known_tracks import GroundTruthError
-from dino_tracker_ros.evaluation.safe_pickle import load_plain
+from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruthError
+from dino_tracker_ros.evaluation.truths.safe_pickle import load_plain
 
 PROTOCOLS = range(2, 6)
 

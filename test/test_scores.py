@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from dino_tracker_ros.evaluation.ground_truth import GroundTruth
 from dino_tracker_ros.evaluation.scores import (
     HEADLINES,
     METRICS,
@@ -20,6 +19,7 @@ from dino_tracker_ros.evaluation.scores import (
     scores,
     scores_by_occlusion,
 )
+from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruth
 from dino_tracker_ros.tracking.tracks import Tracks
 
 N, T, WIDTH, HEIGHT = 30, 24, 320, 240

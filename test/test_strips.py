@@ -10,8 +10,7 @@ import pytest
 from known_result import FRAMES, HEIGHT, WIDTH, known_clip, off_by
 from numpy.typing import NDArray
 
-from dino_tracker_ros.evaluation.ground_truth import GroundTruth
-from dino_tracker_ros.evaluation.strips import (
+from dino_tracker_ros.evaluation.report.strips import (
     clip_pictures,
     distances,
     sheet_frames,
@@ -19,6 +18,7 @@ from dino_tracker_ros.evaluation.strips import (
     strip_name,
     worst_tracks,
 )
+from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruth
 
 
 def picture(data: bytes) -> NDArray[np.uint8]:

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 
-from dino_tracker_ros.evaluation.ground_truth import load_clip
 from dino_tracker_ros.evaluation.synthetic import (
     SyntheticClip,
     SyntheticError,
@@ -14,6 +13,7 @@ from dino_tracker_ros.evaluation.synthetic import (
     project,
     write_clip,
 )
+from dino_tracker_ros.evaluation.truths.clip_folder import load_clip_folder
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_own_photographs_and_progress():
 
 def test_written_clip_reads_back(clip, tmp_path):
     write_clip(clip, tmp_path / "made")
-    back = load_clip(tmp_path / "made")
+    back = load_clip_folder(tmp_path / "made")
     np.testing.assert_array_equal(back.truth.points, clip.truth.points)
     np.testing.assert_array_equal(back.truth.queries, clip.truth.queries)
     np.testing.assert_array_equal(back.truth.occluded, clip.truth.occluded)

@@ -13,18 +13,18 @@ pytest.importorskip("rosbags", reason="bags are read and written by the package 
 
 from bag_files import STORAGES, bag_path, open_bag, picture, write_pictures
 
-from dino_tracker_ros.evaluation.bag_reader import BagError, BagReader
-from dino_tracker_ros.evaluation.bag_types import TRACK_ARRAY, typestore
-from dino_tracker_ros.evaluation.bag_writer import new_bag
-from dino_tracker_ros.evaluation.ground_truth import load_clips, load_truth
-from dino_tracker_ros.evaluation.track_bags import (
+from dino_tracker_ros.evaluation.bags.message_types import TRACK_ARRAY, typestore
+from dino_tracker_ros.evaluation.bags.reader import BagError, BagReader
+from dino_tracker_ros.evaluation.bags.tracks import (
     read_track_bag,
     read_track_messages,
     write_track_bag,
     write_tracks,
 )
+from dino_tracker_ros.evaluation.bags.writer import new_bag
 from dino_tracker_ros.evaluation.track_export import ExportError, save_csv, save_tap_vid
 from dino_tracker_ros.evaluation.tracks_file import load_tracks, save_tracks
+from dino_tracker_ros.evaluation.truths.loading import load_clips, load_truth
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.tracks import Tracks
 

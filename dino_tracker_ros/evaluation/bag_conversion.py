@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_tracker_ros.evaluation.bag_reader import BagError
-from dino_tracker_ros.evaluation.bag_writer import new_bag
-from dino_tracker_ros.evaluation.ground_truth import load_clips
-from dino_tracker_ros.evaluation.known_tracks import GroundTruth
+from dino_tracker_ros.evaluation.bags.reader import BagError
+from dino_tracker_ros.evaluation.bags.tracks import write_tracks
+from dino_tracker_ros.evaluation.bags.writer import new_bag
 from dino_tracker_ros.evaluation.metrics import Mode
-from dino_tracker_ros.evaluation.tap_vid_files import holds_tap_vid
-from dino_tracker_ros.evaluation.track_bags import write_tracks
-from dino_tracker_ros.evaluation.truth_tracks import TRUTH_TOPIC
+from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruth
+from dino_tracker_ros.evaluation.truths.loading import load_clips
+from dino_tracker_ros.evaluation.truths.recorded_tracks import TRUTH_TOPIC
+from dino_tracker_ros.evaluation.truths.tap_vid import holds_tap_vid
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.visualization.video import IMAGE_SUFFIXES, NANOSECONDS, open_frames
@@ -47,7 +47,7 @@ def find_sources(path: Path, mode: Mode) -> list[Source]:
     """The clips at a path: a video, a folder of pictures, or whatever has known tracks.
 
     Args:
-        path: see `ground_truth.load_clips` for what has known tracks.
+        path: see `truths.loading` for what has known tracks.
         mode: which points of a TAP-Vid clip are asked for.
 
     Raises:
@@ -78,11 +78,11 @@ def write_clip(
     """Writes a bag with the images of a clip and what is known about its tracks.
 
     Args:
-        path, storage, overwrite: see `bag_writer.new_bag`.
+        path, storage, overwrite: see `bags.writer.new_bag`.
         source: the clip.
         topic: of the images, with a slash in front.
         frame_id: of the camera.
-        form: of the images, one of `bag_writer.IMAGE_FORMS`.
+        form: of the images, one of `bags.writer.IMAGE_FORMS`.
         rate: images per second; None keeps the clip's own times.
         progress: told how many images of how many are written.
 

@@ -19,22 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_tracker_ros.evaluation.assembly import join_clips, tracks_of_queries
-from dino_tracker_ros.evaluation.bags import read_bag
-from dino_tracker_ros.evaluation.ground_truth import GroundTruth, load_clip
-from dino_tracker_ros.evaluation.live import (
+from dino_tracker_ros.evaluation.bags.images import read_bag
+from dino_tracker_ros.evaluation.live.session import (
     LiveResult,
     evaluation_parameters,
     parameter_texts,
     run_live,
 )
-from dino_tracker_ros.evaluation.pictures import write_overlay, write_sheet
 from dino_tracker_ros.evaluation.scores import HEADLINES, count, scores
 from dino_tracker_ros.evaluation.synthetic import make_clip, write_clip
 from dino_tracker_ros.evaluation.table import score_text
+from dino_tracker_ros.evaluation.truths.clip_folder import load_clip_folder
+from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruth
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.errors import ClipError, SettingError, TrackerError
 from dino_tracker_ros.tracking.settings import PRESETS, Settings
 from dino_tracker_ros.tracking.tracks import Tracks
+from dino_tracker_ros.visualization.pictures import write_overlay, write_sheet
 from dino_tracker_ros.visualization.progress import ProgressBars
 from dino_tracker_ros.visualization.video import open_frames
 
@@ -144,7 +145,7 @@ def _labelled_clip(options: argparse.Namespace) -> GroundTruth:
     """The known tracks of a clip folder, whose frames are replayed whole."""
     if options.count is not None:
         raise ClipError("--count cannot shorten a clip with known tracks: leave it out")
-    truth = load_clip(options.frames).truth
+    truth = load_clip_folder(options.frames).truth
     if (options.frames / "frames").is_dir():
         options.frames = options.frames / "frames"
     return truth

@@ -14,19 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dino_tracker_ros.evaluation.badja_files import holds_badja
-from dino_tracker_ros.evaluation.bag_reader import STORAGE_SUFFIXES, BagError, BagReader
-from dino_tracker_ros.evaluation.bag_types import TRACK_ARRAY
-from dino_tracker_ros.evaluation.bags import IMAGE_TYPES, read_bag
-from dino_tracker_ros.evaluation.ground_truth import (
-    GroundTruthError,
-    LabelledClip,
-    load_clips,
-    load_truth,
-)
+from dino_tracker_ros.evaluation.bags.images import IMAGE_TYPES, read_bag
+from dino_tracker_ros.evaluation.bags.message_types import TRACK_ARRAY
+from dino_tracker_ros.evaluation.bags.reader import STORAGE_SUFFIXES, BagError, BagReader
 from dino_tracker_ros.evaluation.metrics import Mode
-from dino_tracker_ros.evaluation.results import Failure
-from dino_tracker_ros.evaluation.tap_vid_files import TAP_VID_SUFFIXES
+from dino_tracker_ros.evaluation.report.results import Failure
+from dino_tracker_ros.evaluation.truths.badja import holds_badja
+from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruthError, LabelledClip
+from dino_tracker_ros.evaluation.truths.loading import load_clips, load_truth
+from dino_tracker_ros.evaluation.truths.tap_vid import TAP_VID_SUFFIXES
 from dino_tracker_ros.tracking.errors import SettingError, TrackerError
 
 TRUTH_SUFFIXES = (".npz", ".csv", ".json", *TAP_VID_SUFFIXES)
@@ -71,7 +67,7 @@ def find_inputs(
 ) -> tuple[list[Input], list[Failure]]:
     """The clips at these paths, and the files that were to hold several and cannot be read.
 
-    A path is a clip folder, a file of TAP-Vid or BADJA's folder (see `ground_truth.load_clips`), a
+    A path is a clip folder, a file of TAP-Vid or BADJA's folder (see `truths.loading`), a
     bag, or a folder that holds such things.
 
     Raises:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_tracker_ros.evaluation.ground_truth import GroundTruth
 from dino_tracker_ros.evaluation.metrics import (
     BADJA_DISTANCE,
     BADJA_SIZE,
@@ -36,6 +35,7 @@ from dino_tracker_ros.evaluation.metrics import (
     survived_counts,
     switch_counts,
 )
+from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruth
 from dino_tracker_ros.tracking.errors import TrackerError
 from dino_tracker_ros.tracking.tracks import Tracks
 

@@ -21,28 +21,28 @@ from numpy.typing import NDArray
 
 from dino_tracker_ros.evaluation import baselines
 from dino_tracker_ros.evaluation.assembly import tracks_of_queries
-from dino_tracker_ros.evaluation.bag_reader import BagReader
-from dino_tracker_ros.evaluation.bag_types import TRACK_ARRAY
+from dino_tracker_ros.evaluation.bags.message_types import TRACK_ARRAY
+from dino_tracker_ros.evaluation.bags.reader import BagReader
+from dino_tracker_ros.evaluation.bags.tracks import read_track_bag
 from dino_tracker_ros.evaluation.inputs import Input, files_fingerprint, fingerprint, load_input
-from dino_tracker_ros.evaluation.known_tracks import LabelledClip
+from dino_tracker_ros.evaluation.live.replay import replay_clip
 from dino_tracker_ros.evaluation.metrics import Mode
 from dino_tracker_ros.evaluation.offline import ClipTracker, Progress, track_frames
 from dino_tracker_ros.evaluation.parallel import Lost, run_in_processes
 from dino_tracker_ros.evaluation.ray_pool import run_on_ray
-from dino_tracker_ros.evaluation.replay import replay_clip
-from dino_tracker_ros.evaluation.results import (
+from dino_tracker_ros.evaluation.report.results import (
     ClipResult,
     Failure,
     MethodResult,
     load_results,
     result_folder,
 )
-from dino_tracker_ros.evaluation.run_information import run_information
+from dino_tracker_ros.evaluation.report.run_information import run_information
+from dino_tracker_ros.evaluation.report.strips import clip_pictures
 from dino_tracker_ros.evaluation.scores import count
-from dino_tracker_ros.evaluation.strips import clip_pictures
-from dino_tracker_ros.evaluation.track_bags import read_track_bag
 from dino_tracker_ros.evaluation.tracks_file import load_tracks
-from dino_tracker_ros.evaluation.truth_tracks import TRUTH_TOPIC
+from dino_tracker_ros.evaluation.truths.ground_truth import LabelledClip
+from dino_tracker_ros.evaluation.truths.recorded_tracks import TRUTH_TOPIC
 from dino_tracker_ros.tracking.errors import SettingError, TrackerError
 from dino_tracker_ros.tracking.settings import Settings, describe, preset, with_values
 from dino_tracker_ros.tracking.tracker import DinoTracker

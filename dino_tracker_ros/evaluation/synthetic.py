@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_tracker_ros.evaluation.ground_truth import GroundTruth
+from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruth
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.errors import TrackerError
 
@@ -123,7 +123,7 @@ def packaged_photos() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def write_clip(clip: SyntheticClip, folder: Path) -> None:
-    """Writes frames/NNNNN.png and gt.npz, as `ground_truth.load_clip` reads them."""
+    """Writes frames/NNNNN.png and gt.npz, as `truths.clip_folder` reads them."""
     (folder / "frames").mkdir(parents=True, exist_ok=True)
     for index, frame in enumerate(clip.frames):
         picture = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)

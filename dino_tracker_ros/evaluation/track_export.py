@@ -28,7 +28,7 @@ def save_csv(
 ) -> None:
     """One line for each track in each frame: track, stamp (ns), x, y (px), occluded, confidence.
 
-    Frames in which a point was not tracked have no line. `truth_csv` reads it.
+    Frames in which a point was not tracked have no line. `truths.csv_file` reads it.
 
     Args:
         path: the file, which appears whole or not at all.
