@@ -15,6 +15,7 @@ from benchmarks.options import FRAMES, SIZE, Options
 from benchmarks.output import JSON_NAME, PLOT_NAME, Result, table_text, write_results
 from dino_tracker_ros.evaluation.report.run_information import run_information
 from dino_tracker_ros.setting_options import add_setting_options, chosen_preset, chosen_settings
+from dino_tracker_ros.tracking.device import find_device
 from dino_tracker_ros.tracking.errors import SettingError, TrackerError
 from dino_tracker_ros.tracking.settings import describe, with_values
 from dino_tracker_ros.visualization.output import make_folder
@@ -150,6 +151,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         if not equals:
             raise SettingError(f"--baseline-set {text}: write NAME=VALUE")
         baseline_values[name.strip()] = value
+    find_device(settings.device)
     options = Options(
         settings=settings,
         folder=parsed.clip,

@@ -160,13 +160,17 @@ def _table(
         whole = seconds_text(each.seconds[WHOLE])
         lines.append([str(value), *cells, whole, number(each.megabytes)])
     for label, which in (("exponent", 0), ("of the last two", 1)):
-        powers = [number(exponents[name][which]) for name in (*STAGES, WHOLE, MEMORY)]
+        powers = [_power_text(exponents[name][which]) for name in (*STAGES, WHOLE, MEMORY)]
         lines.append([label, *powers])
     return Table(
         f"Growth with {curve.name} ({fixed}): seconds, peak MB above weights and clip",
         lines,
         [f"exponents: of seconds and MB in {curve.unit}, by least squares of the logarithms"],
     )
+
+
+def _power_text(exponent: float) -> str:
+    return f"{round(exponent, 2) + 0.0:.2f}" if math.isfinite(exponent) else "-"
 
 
 def _charts(curve: Curve, found: list[Measured]) -> list[tuple[str, Markup]]:
@@ -176,12 +180,13 @@ def _charts(curve: Curve, found: list[Measured]) -> list[tuple[str, Markup]]:
         for index, name in enumerate((WHOLE, *STAGES))
     ]
     times = [each.seconds[name].median for each in found for name in (WHOLE, *STAGES)]
-    x = log_axis(curve.unit, sizes, sizes if len(sizes) < 7 else ())
-    title = f"Seconds by {curve.unit}"
+    end = "p" if curve.field == "lines" else ""
+    x = log_axis(curve.name, sizes, [(at, f"{v}{end}") for at, v in zip(sizes, curve.values)])
+    title = f"Seconds by {curve.name}"
     charts = [(title, line_chart(title, series, x, log_axis("s", _positive(times))))]
     memory = [each.megabytes for each in found]
     if any(value > 0 for value in memory):
-        title = f"Peak memory by {curve.unit}"
+        title = f"Peak memory by {curve.name}"
         line = Series("MB above the start", 0, _logarithms(sizes, memory))
         charts.append((title, line_chart(title, [line], x, log_axis("MB", _positive(memory)))))
     return charts

@@ -52,6 +52,9 @@ class Options:
             if value is not None and value < smallest:
                 option = "--" + name.replace("_", "-")
                 raise SettingError(f"{option} is {value}: give at least {smallest}")
+        if self.folder is not None and not self.folder.is_dir():
+            raise SettingError(f"--clip '{self.folder}' is no folder: give one with pictures")
+        with_values(self.settings, self.baseline_values)
 
     def clip(self) -> Clip:
         """The clip that is asked for."""

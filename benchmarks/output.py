@@ -97,18 +97,20 @@ def plot(charts: Sequence[tuple[str, Markup]]) -> str:
     )  # fmt: skip
 
 
-def log_axis(title: str, values: Sequence[float], ticks: Sequence[float] = ()) -> Axis:
+def log_axis(
+    title: str, values: Sequence[float], ticks: Sequence[tuple[float, str]] = ()
+) -> Axis:
     """A logarithmic axis around positive values; charts place the decimal logarithms on it.
 
     Args:
-        ticks: values that are written; without them the powers of ten.
+        ticks: values and how they are written; without them the powers of ten.
     """
     low, high = math.log10(min(values)), math.log10(max(values))
     if not ticks:
         low, high = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
-        ticks = [10.0**power for power in range(low, high + 1)]
+        ticks = [(10.0**power, f"{10.0**power:g}") for power in range(low, high + 1)]
     rim = 0.04 * max(high - low, 0.1)
-    return Axis(title, low - rim, high + rim, [(math.log10(tick), f"{tick:g}") for tick in ticks])
+    return Axis(title, low - rim, high + rim, [(math.log10(at), text) for at, text in ticks])
 
 
 def seconds_text(seconds: Spread) -> str:
@@ -124,7 +126,8 @@ def number(value: float) -> str:
         return "-"
     if value and abs(value) < 0.001:
         return f"{value:.1e}"
-    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    size = round(abs(value), 3)
+    digits = 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0
     return f"{value:,.{digits}f}"
 
 

@@ -31,14 +31,14 @@ _SHORT = {
 
 
 def benchmark(options: Options) -> Result:
-    """Once with a reset between clips, once sliding on as the node does."""
+    """Once with a reset before each clip, once sliding on as the node does."""
     count = QUICK_CLIPS if options.quick else CLIPS
     step = _LENGTH - _OVERLAP
     frames = made_clip(*_SIZE, _OVERLAP + count * step).frames
     queries = grid_queries(*_SIZE, 64)
     memory: dict[str, list[Memory]] = {}
     written: dict[str, dict[str, int]] = {}
-    ways = {"reset between clips": _from_nothing, "sliding on": _sliding}
+    ways = {"reset": _from_nothing, "sliding": _sliding}
     for name, way in ways.items():
         tracker = DinoTracker(with_values(options.settings, _SHORT))
         before = written_bytes()
@@ -89,7 +89,7 @@ def _result(
             values = [of(each) for each in found]
             if not any(values):
                 continue
-            label = f"{name}, {kind}"
+            label = f"{name}: {kind}"
             slopes[label] = slope(values[SETTLING:])
             told = [f"{values[at]:.1f}" for at in (0, SETTLING - 1, -1)]
             bytes_written = written[name]["write_bytes"]

@@ -61,15 +61,15 @@ def benchmark(options: Options) -> Result:
         "orin_estimate_seconds": estimates,
         "scores": scores,
     }
-    rows = [("this tracker", [seconds[stage].median for stage in STAGES])]
-    axis = count_axis("seconds", seconds[WHOLE].median)
-    title = "Seconds from frames to tracks: " + ", ".join(STAGES)
+    rows = [(stage, [seconds[stage].median]) for stage in STAGES]
+    axis = count_axis("seconds", max(seconds[stage].median for stage in STAGES))
+    title = f"Seconds of each stage, {number(seconds[WHOLE].median)} in all"
     if pieces:
         tables.append(paper_table(paper_settings(options), pieces, seconds[WHOLE].median))
         whole = paper_seconds(pieces)
         ratio = whole / seconds[WHOLE].median
         numbers["paper"] = {"pieces": pieces, "seconds": whole, "ratio": ratio}
-    return Result(tables, numbers, [(title, bar_chart(title, STAGES, rows, axis))])
+    return Result(tables, numbers, [(title, bar_chart(title, ["median"], rows, axis))])
 
 
 def _runs(tracker: DinoTracker, clip: Clip, queries: NDArray[np.float32], count: int) -> list[Run]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +43,7 @@ def count_work(settings: Settings, clip: Clip, queries: NDArray[np.float32]) -> 
         tracker.observe(frame)
     tracker.fit()
     tracker.track(queries)
-    return {stage: Work(tracker.flops[stage], tracker.moved[stage]) for stage in tracker.flops}
+    return tracker.work
 
 
 def fractions(work: Work, seconds: float, ceilings: Ceilings) -> tuple[float, float]:
@@ -68,12 +67,13 @@ def estimated_seconds(
     return low, high
 
 
-def estimated_whole(
-    work: Mapping[str, Work], seconds: Mapping[str, float], here: Ceilings, there: Ceilings
-) -> tuple[float, float]:
-    """The sum of the estimates of all stages that were counted."""
-    each = [estimated_seconds(work[stage], seconds[stage], here, there) for stage in work]
-    return sum(low for low, _ in each), sum(high for _, high in each)
+@contextmanager
+def counted() -> Iterator[list[Work]]:
+    """Counts what PyTorch does in the block; afterwards the list holds it."""
+    found: list[Work] = []
+    with FlopCounterMode(display=False) as flops, _Traffic() as traffic:
+        yield found
+    found.append(Work(flops.get_total_flops(), traffic.bytes))
 
 
 class _CountingTracker(DinoTracker):
@@ -81,24 +81,21 @@ class _CountingTracker(DinoTracker):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.flops: defaultdict[str, float] = defaultdict(float)
-        self.moved: defaultdict[str, float] = defaultdict(float)
+        self.work: dict[str, Work] = {}
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        flops = FlopCounterMode(display=False)
-        traffic = _Traffic()
-        with super()._stage(name), flops, traffic:
+        with super()._stage(name), counted() as found:
             yield
-        self.flops[name] += flops.get_total_flops()
-        self.moved[name] += traffic.bytes
+        before = self.work.get(name, Work(0, 0))
+        self.work[name] = Work(before.flops + found[0].flops, before.bytes + found[0].bytes)
 
 
-class _Traffic(TorchDispatchMode):
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sums the sizes of what operations take and give; views move nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(

@@ -1,0 +1,374 @@
+"""The benchmarks: arithmetic on known numbers, and complete tables of a tiny tracker."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from known_scene import quick, tiny_tracker
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks are not installed
+
+from benchmarks import budget, growth, machine, paper, soak, stages, warm
+from benchmarks.__main__ import main
+from benchmarks.clips import folder_clip, grid_queries, made_clip, part
+from benchmarks.growth import CURVES, QUICK_CURVES, Curve, Job, Measured, curve_exponents
+from benchmarks.machine import Ceilings, measured_ceilings, written_bytes
+from benchmarks.measures import Spread, fitted_exponent, slope, spread
+from benchmarks.options import Options
+from benchmarks.output import Result, Table, json_text, number, seconds_text, table_text
+from benchmarks.paper import Piece, paper_seconds, paper_settings, paper_table
+from benchmarks.runs import STAGES, WHOLE
+from benchmarks.work import Work, counted, estimated_seconds, fractions
+from dino_tracker_ros.evaluation.synthetic import make_clip, write_clip
+from dino_tracker_ros.tracking.errors import ClipError, SettingError
+
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Options:
+    """Options for a clip that is tracked in a fraction of a second; no weights are needed."""
+    settings = quick(
+        optimizer__iterations=4, optimizer__warm_iterations=2, clip__length=5, clip__overlap=2,
+        hypotheses__enabled=False, registration__enabled=False,
+    )  # fmt: skip
+    tiny_tracker(monkeypatch, settings)
+    monkeypatch.setattr(stages, "measured_ceilings", lambda *_: Ceilings(1e12, 1e10))
+    return Options(settings, frames=4, size=(96, 80), points=7, repeats=2, quick=True)
+
+
+def column(table: Table, name: str) -> dict[str, str]:
+    """The cells under a column's name, by their row."""
+    index = list(table.lines[0]).index(name)
+    return {line[0]: line[index] for line in table.lines[1:]}
+
+
+# arithmetic ----------------------------------------------------------------------------------
+
+
+def test_median_and_spread():
+    assert spread([3.0, 1.0, 8.0]) == Spread(3.0, 1.0, 8.0, 3)
+    assert spread([1.0, 2.0]).median == 1.5
+    assert seconds_text(Spread(3.0, 1.0, 8.0, 3)) == "3.00 (1.00–8.00)"
+    assert seconds_text(Spread(3.0, 3.0, 3.0, 1)) == "3.00"
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_the_exponent_of_a_power_law_is_found(power: float):
+    sizes = [12.0, 24.0, 48.0, 96.0, 200.0]
+    assert fitted_exponent(sizes, [0.3 * size**power for size in sizes]) == pytest.approx(power)
+
+
+def test_an_exponent_needs_two_sizes_and_positive_values():
+    assert math.isnan(fitted_exponent([5.0], [1.0]))
+    assert math.isnan(fitted_exponent([5.0, 5.0], [1.0, 2.0]))
+    assert math.isnan(fitted_exponent([1.0, 2.0], [0.0, 2.0]))
+
+
+def test_slope_is_the_growth_per_step():
+    assert slope([10.0, 12.0, 14.0]) == pytest.approx(2.0)
+    assert slope([10.0]) == 0.0
+
+
+def test_pieces_are_extrapolated_linearly_and_summed():
+    pieces = [
+        Piece("direct flow", "pairs", 6, 3.0, 1128),
+        Piece("fit", "iterations", 100, 20.0, 5000),
+    ]
+    assert [piece.extrapolated for piece in pieces] == [564.0, 1000.0]
+    assert paper_seconds(pieces) == 1564.0
+    table = paper_table(quick(), pieces, ours=2.0)
+    assert column(table, "extrapolated, s")["ratio"] == "782"
+    assert column(table, "measured")["direct flow"] == "6 pairs"
+
+
+def test_products_are_counted_and_views_are_free():
+    left, right = torch.ones(8, 16), torch.ones(16, 4)
+    with counted() as found:
+        left.T.T.reshape(8, 16)[:, :] @ right
+    assert found == [Work(2 * 8 * 16 * 4, 4 * (8 * 16 + 16 * 4 + 8 * 4))]
+    with counted() as found:
+        torch.ones(1, 4).expand(1000, 4).sum()
+    assert found[0].bytes < 100
+
+
+def test_gradients_are_counted_too():
+    weight = torch.ones(4, 4, requires_grad=True)
+    source = torch.ones(8, 4)
+    with counted() as forward:
+        source @ weight
+    with counted() as both:
+        (source @ weight).sum().backward()
+    assert both[0].flops == 2 * forward[0].flops  # the source needs no gradient
+
+
+def test_shares_of_the_ceilings_and_the_estimate_elsewhere():
+    here, there = Ceilings(flops=100.0, bytes=50.0), Ceilings(flops=10.0, bytes=10.0)
+    work = Work(flops=40.0, bytes=5.0)
+    assert fractions(work, 1.0, here) == (0.4, 0.1)
+    # At the other's ceiling 4 s; at the share reached here, of arithmetic, ten times as long.
+    assert estimated_seconds(work, 1.0, here, there) == (4.0, 10.0)
+    # Nearer to the ceiling of memory, which is a fifth there.
+    assert estimated_seconds(Work(4.0, 25.0), 1.0, here, there) == (2.5, 5.0)
+
+
+def test_numbers_keep_three_digits():
+    values = (0.0, 0.00012, 0.1234, 1.234, 12.34, 1234.5, math.nan)
+    expected = ["0.000", "1.2e-04", "0.123", "1.23", "12.3", "1,234", "-"]
+    assert [number(value) for value in values] == expected
+
+
+# the machine ---------------------------------------------------------------------------------
+
+
+def test_writing_a_file_is_seen(tmp_path: Path):
+    before = written_bytes()
+    (tmp_path / "file").write_bytes(bytes(1_000_000))
+    assert written_bytes()["wchar"] - before["wchar"] >= 1_000_000
+
+
+def test_a_peak_outlives_what_caused_it_until_it_is_reset():
+    machine.reset_peak(CPU)
+    before = machine.peak_memory(CPU).host
+    large = np.ones(30_000_000)
+    del large
+    assert machine.peak_memory(CPU).host > before + 200
+    machine.reset_peak(CPU)
+    assert machine.peak_memory(CPU).host < before + 200
+
+
+def test_ceilings_are_positive(monkeypatch: pytest.MonkeyPatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(machine, "now", lambda _: float(next(ticks)))
+    found = measured_ceilings(CPU, torch.float32)  # by a clock on which everything takes 1 s
+    assert found == Ceilings(2 * 2048**3, 2 * 256 * 2**20)
+
+
+# clips ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 7, 16, 1024])
+def test_as_many_points_as_asked_inside_the_picture(count: int):
+    queries = grid_queries(97, 31, count)
+    assert queries.shape == (count, 3)
+    assert len(np.unique(queries, axis=0)) == count
+    assert (queries[:, 0] == 0).all()
+    assert (queries[:, 1:] > -0.5).all()
+    assert (queries[:, 1:] < [96.5, 30.5]).all()
+
+
+def test_a_part_of_a_clip_asks_where_points_first_show():
+    clip = made_clip(96, 80, 12)
+    cut = part(clip, 5, 11)
+    assert cut.truth is not None and len(cut.frames) == 6
+    assert cut.truth.points.shape[1] == 6
+    for query, points, hidden in zip(cut.truth.queries, cut.truth.points, cut.truth.occluded):
+        time = int(query[0])
+        np.testing.assert_allclose(points[time], query[1:])
+        assert not hidden[time]
+
+
+def test_a_folder_is_read_with_or_without_known_tracks(tmp_path: Path):
+    write_clip(make_clip(96, 80, 5), tmp_path)
+    clip = folder_clip(tmp_path, 3)
+    assert len(clip.frames) == 3 and clip.truth is not None
+    assert clip.truth.points.shape[1] == 3
+    assert folder_clip(tmp_path / "frames").truth is None
+
+
+# whole benchmarks ----------------------------------------------------------------------------
+
+
+def test_stages_have_complete_tables(tiny: Options):
+    result = stages.benchmark(tiny)
+    table = result.tables[0]
+    assert list(column(table, "seconds")) == [*STAGES, WHOLE]
+    assert all(column(table, "seconds").values())
+    assert {line[0] for line in result.tables[1].lines} >= {"iterations", "δ_avg", "AJ"}
+    for stage in ("features", "best_buddies", "fit", "track"):
+        assert result.numbers["work"][stage].flops > 0, stage
+        assert column(table, "Orin, s")[stage]
+    assert column(table, "Orin, s")["flow"] == ""  # OpenCV's
+    seconds = result.numbers["seconds"]
+    assert seconds[WHOLE].count == 2
+    assert seconds[WHOLE].high >= max(seconds[stage].low for stage in STAGES)
+
+
+def test_the_papers_pipeline_runs_beside_ours(tiny: Options):
+    values = {"flow.method": "dis", "delta_dino.width": "4", "backbone.stride": "14"}
+    options = replace(
+        tiny, baseline=True, baseline_values=values, baseline_iterations=1, baseline_frames=3
+    )
+    result = stages.benchmark(options)
+    pieces = {piece.name: piece for piece in result.numbers["paper"]["pieces"]}
+    needed = {name: (piece.done, piece.needed) for name, piece in pieces.items()}
+    assert needed == {
+        "features": (3, 4),
+        "flow between neighbours": (2, 3),
+        "direct flow": (3, 6),
+        "best buddies": (3, 6),
+        "fit, first phase": (10, 5000),
+        "fit, second phase": (20, 5000),
+        "tracks": (3, 4),
+    }
+    assert all(piece.seconds > 0 for piece in pieces.values())
+    assert result.numbers["seconds"][WHOLE].count == 2
+    assert "ratio" in column(result.tables[-1], "extrapolated, s")
+
+
+def test_the_baseline_is_as_published_but_for_what_was_at_hand(tiny: Options):
+    settings = paper_settings(tiny)
+    assert settings.optimizer.iterations == 10_000
+    assert settings.trajectories.direct_flow == "all"
+    assert settings.delta_dino.width == 64
+    assert settings.backbone.block == tiny.settings.backbone.block
+    chosen = replace(tiny, baseline_values={"backbone.block": "2"})
+    assert paper_settings(chosen).backbone.block == 2
+    single = replace(tiny, baseline_values={"loss.self_supervised_start": "1.0"})
+    with pytest.raises(SettingError, match="both phases"):
+        paper.time_paper(single, made_clip(96, 80, 2).frames, grid_queries(96, 80, 1))
+
+
+def test_warm_start_is_compared_with_two_cold_ones(tiny: Options):
+    result = warm.benchmark(tiny)
+    (table,) = result.tables
+    assert column(table, "iterations") == {warm.WARM: "2", warm.COLD: "4", warm.SHORT: "2"}
+    assert all(column(table, "AJ").values())
+    assert len(result.numbers["runs"][warm.WARM]) == 2
+
+
+def test_too_few_frames_for_two_clips_are_refused(tiny: Options):
+    with pytest.raises(ClipError, match="overlap"):
+        warm.benchmark(replace(tiny, frames=2))
+
+
+def test_budgets_end_the_fit_whatever_the_iterations(tiny: Options):
+    result = budget.benchmark(replace(tiny, repeats=1))
+    (table,) = result.tables
+    assert list(column(table, "iterations")) == ["0.5", "1"]
+    assert all(int(count) > 4 for count in column(table, "iterations").values())
+    assert len(result.charts) == 1
+
+
+def test_a_soak_tells_memory_and_what_was_written(tiny: Options, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(soak, "QUICK_CLIPS", 4)
+    monkeypatch.setattr(soak, "SETTLING", 2)
+    result = soak.benchmark(tiny)
+    assert set(result.numbers["megabytes"]) == {"reset", "sliding"}
+    assert {len(found) for found in result.numbers["megabytes"].values()} == {soak.QUICK_CLIPS}
+    assert set(result.numbers["written_bytes"]["sliding"]) == {"wchar", "write_bytes"}
+    assert len(result.tables[0].lines) == 3
+
+
+def test_growth_measures_every_point_and_fits_known_exponents(
+    tiny: Options, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[Job] = []
+
+    def measured(settings: object, job: Job, repeats: int) -> Measured:
+        asked.append(job)
+        taken = 1e-3 * job.points * job.frames**2
+        return Measured({name: spread([taken]) for name in (*STAGES, WHOLE)}, 2.0 * job.frames)
+
+    monkeypatch.setattr(growth, "measured_apart", measured)
+    result = growth.benchmark(tiny)
+    assert asked == [job for curve in QUICK_CURVES for job in curve.jobs()]
+    frames, _, tracks = (table.lines[-2:] for table in result.tables)
+    assert frames[0][0] == "exponent" and frames[0][1] == frames[1][1] == "2.00"
+    assert frames[0][-1] == "1.00"
+    assert tracks[0][1] == "1.00"
+    assert tracks[0][-1] == "0.00"  # memory does not know the tracks here
+    assert len(result.charts) == 6
+
+
+def test_growth_is_measured_over_the_ranges_that_were_promised():
+    assert {curve.name: curve.values for curve in CURVES} == {
+        "frames": (12, 24, 48, 96, 200),
+        "size": (240, 360, 480, 720),
+        "tracks": (16, 64, 256, 1024, 4096, 16384),
+    }
+    assert Job(1, 480, 1).size == (854, 480)
+
+
+def test_sizes_grow_by_their_pixels():
+    curve = Curve("size", "pixels", "lines", (120, 240), Job(2, 0, 5))
+    taken = [
+        Measured({name: spread([seconds]) for name in (*STAGES, WHOLE)}, 1.0)
+        for seconds in (1.0, 4.0)
+    ]
+    whole, last = curve_exponents(curve, taken)[WHOLE]
+    assert whole == last == pytest.approx(1.0, abs=0.01)
+
+
+# output --------------------------------------------------------------------------------------
+
+
+def test_json_and_plot_can_be_read(tiny: Options, tmp_path: Path):
+    from benchmarks.output import JSON_NAME, PLOT_NAME, write_results
+
+    results = {"budget": budget.benchmark(replace(tiny, repeats=1))}
+    write_results(tmp_path, {"preset": "cpu"}, results)
+    found = json.loads((tmp_path / JSON_NAME).read_text())
+    assert found["about"] == {"preset": "cpu"}
+    assert found["benchmarks"]["budget"]["runs"]["0.5"][0]["seconds"] > 0
+    plot = ElementTree.parse(tmp_path / PLOT_NAME).getroot()
+    assert plot.tag.endswith("svg")
+    assert len([each for each in plot if each.tag.endswith("svg")]) == 1
+
+
+def test_json_has_no_nan():
+    text = json_text({"a": math.nan, "b": [Spread(1.0, math.inf, 2.0, 1)], 3: (1,)})
+    assert json.loads(text) == {
+        "a": None, "b": [{"median": 1.0, "low": None, "high": 2.0, "count": 1}], "3": [1]
+    }  # fmt: skip
+
+
+def test_tables_line_up_under_their_title():
+    table = Table("Title", [["stage", "s"], ["fit", "1.00"], ["features", "12.0"]], ["a note"])
+    assert table_text(table).splitlines() == [
+        "Title", "stage        s", "fit       1.00", "features  12.0", "  a note"
+    ]  # fmt: skip
+    assert table_text(replace(table, title="")).startswith("stage")
+    assert Result([table], {}).charts == ()
+
+
+# the command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nonsense"], "no benchmark 'nonsense'"),
+        (["--repeats", "0"], "--repeats is 0"),
+        (["--baseline-frames", "1"], "--baseline-frames is 1"),
+        (["--device", "tpu"], "device is 'tpu'"),
+        (["--set", "optimizer.iteration=3"], "optimizer.iteration"),
+        (["--baseline-set", "flow.method"], "NAME=VALUE"),
+        (["--baseline-set", "flow.metod=dis"], "flow.metod"),
+        (["--clip", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_wrong_argument_is_one_clear_line(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    assert main([*arguments, "--preset", "cpu", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_wrong_size_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["--size", "480p"])
+    assert "854x480" in capsys.readouterr().err
