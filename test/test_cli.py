@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -155,6 +156,27 @@ def test_long_sequence_slides_on_and_goes_back_for_late_queries():
         [3, 4, 5, 6, 7], [0, 1, 2, 3, 4],  # back
     ]  # fmt: skip
     assert [what for name, what in tracker.calls if name == "forget"] == [3, 3]
+
+
+class ClipNumbering(FakeTracker):
+    """As confidence it tells the first frame of the clip that it has, in hundredths."""
+
+    def track(self, queries: np.ndarray) -> Tracks:
+        tracks = super().track(queries)
+        first = int(self.frames[0].image[0, 0, 0])
+        return replace(tracks, confidence=np.full_like(tracks.confidence, first / 100))
+
+
+def test_of_shared_frames_the_later_clip_is_believed_as_in_the_node():
+    frames = [moving_frame(t) for t in range(11)]
+    queries = np.array([[0, 10, 5], [4, 30, 9], [5, 40, 9], [10, 60, 20]], np.float32)
+    tracker = ClipNumbering(Settings())
+    tracks = track_frames(frames, queries, clip_settings(5, 2), tracker=tracker)
+    forward = [0, 0, 0, 3, 3, 3, 6, 6, 6, 6, 6]
+    asked_in_first = [0, 0, 0, 3, 0, 3, 6, 6, 6, 6, 6]  # where it was asked for it stays
+    np.testing.assert_array_equal(
+        np.rint(100 * tracks.confidence), [forward, asked_in_first, forward, forward]
+    )
 
 
 def test_no_second_pass_where_all_queries_start_in_the_first_clip():

@@ -50,8 +50,9 @@ def track_frames(
 
     Up to clip.length frames are one clip. More are cut into clips that share clip.overlap frames:
     each starts from the fit of the one before, and a point goes on from the shared frame in which
-    it was seen most clearly. Points asked for after the first clip need a second pass over the
-    earlier clips, newest first, that takes them back in time.
+    it was seen most clearly. What the later clip says about the shared frames counts: it has seen
+    more, and the node's clips are joined in the same way. Points asked for after the first clip
+    need a second pass over the earlier clips, newest first, that takes them back in time.
 
     Args:
         frames: T frames; read in order, at most twice.
@@ -148,12 +149,14 @@ class _Run:
             return
         start, end = self._bounds[number]
         queries = self._queries[chosen].copy()
-        carried = homes[chosen] != number
-        for row in np.flatnonzero(carried):
-            queries[row] = self._carry(int(chosen[row]), start, end)
+        replaces = homes[chosen] < number  # what earlier clips said
+        for row in np.flatnonzero(homes[chosen] != number):
+            queries[row], inside = self._carry(int(chosen[row]), start, end)
+            replaces[row] &= inside
         queries[:, 0] -= start
         result = self._tracker.track(queries)
-        new = ~self._known[chosen, start:end]
+        asked = np.arange(start, end) == np.rint(self._queries[chosen, :1])
+        new = ~self._known[chosen, start:end] | (replaces[:, None] & ~asked)
         for target, source in (
             (self._points, result.points),
             (self._occluded, result.occluded),
@@ -164,8 +167,13 @@ class _Run:
             target[chosen, start:end] = part
         self._known[chosen, start:end] = True
 
-    def _carry(self, index: int, start: int, end: int) -> tuple[int, float, float]:
-        """Where a point that was tracked in the neighbouring clip enters this one."""
+    def _carry(
+        self, index: int, start: int, end: int
+    ) -> tuple[tuple[int, float, float], bool]:
+        """Where a point that was tracked in the neighbouring clip enters this one, (t, x, y).
+
+        And whether it was tracked to there: one that has left the picture enters at its border.
+        """
         known = start + np.flatnonzero(self._known[index, start:end])
         places = self._points[index, known]
         inside = inside_image(places, *self._size)
@@ -173,6 +181,5 @@ class _Run:
         # The rule of identities.carried_over, in both directions of time.
         rank = np.where(inside, self._confidence[index, known] + 2 * visible, -1.0)
         best = int(rank.argmax())
-        # A point that has left the picture enters at its border.
         x, y = np.clip(places[best], 0, np.array(self._size) - 1)
-        return int(known[best]), float(x), float(y)
+        return (int(known[best]), float(x), float(y)), bool(inside[best])
