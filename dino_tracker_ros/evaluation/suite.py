@@ -7,8 +7,8 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -206,29 +206,13 @@ def evaluate_input(
 ) -> ClipResult | Failure:
     """Every method on one input, repeatable bit for bit; whatever goes wrong becomes a Failure."""
     try:
-        with _repeatable():
-            clip = load_input(each, plan.mode)
-            return _evaluate(each, clip, plan, progress or _silent, make_tracker)
+        clip = load_input(each, plan.mode)
+        return _evaluate(each, clip, plan, progress or _silent, make_tracker)
     except TrackerError as error:
         return Failure(each.name, str(each.source), str(error))
     except Exception as error:  # a fault of ours, to be seen; but it must not harm other inputs
         traceback.print_exc()
         return Failure(each.name, str(each.source), f"{type(error).__name__}: {error}")
-
-
-@contextmanager
-def _repeatable() -> Iterator[None]:
-    """Sums in the same order every time, where PyTorch knows how; else threads race in gradients.
-
-    It warns of operations that it cannot repeat, of which there are some on a GPU.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
 
 
 def use_threads(count: int) -> None:
