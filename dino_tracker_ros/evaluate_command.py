@@ -81,6 +81,11 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--rate", type=float, metavar="R", help="of the replay, times the recorded pace (default 1)"
     )
     methods.add_argument(
+        "--params-file", type=Path, metavar="FILE",
+        help="of the node that is replayed to, such as a robot's own YAML, so that its drops show; "
+        "options here go before it (default: one that loses no image)",
+    )  # fmt: skip
+    methods.add_argument(
         "--tracks", type=Path, metavar="FILE",
         help="score these tracks instead of running the tracker: an .npz of 'dino-tracker track', "
         "or a bag with a TrackArray topic",
@@ -158,6 +163,10 @@ def _check(options: argparse.Namespace) -> None:
         raise SettingError(f"--rate {options.rate:g} is the pace of --replay: give that too")
     if options.rate is not None and not options.rate > 0:
         raise SettingError(f"--rate is {options.rate:g}: give a number above 0")
+    if options.params_file is not None and not options.replay:
+        raise SettingError("--params-file is for the node of --replay: give that too")
+    if options.params_file is not None and not options.params_file.is_file():
+        raise SettingError(f"there is no file of parameters '{options.params_file}'")
     if options.replay and options.out is None:
         raise SettingError("--replay needs --out FOLDER for the tracks it records")
     if options.tracks is not None and (options.replay or options.seeds):
@@ -187,6 +196,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         mode=options.mode,
         seeds=tuple(options.seeds),
         rate=(options.rate or 1.0) if options.replay else None,
+        params_file=options.params_file and options.params_file.resolve(),
         tracks=options.tracks and options.tracks.resolve(),
         folder=options.out and options.out.resolve(),
     )

@@ -393,6 +393,11 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "nothing in it": ([tmp_path / "empty"], "no gt.npz"),
         "truth without a bag": ([clip, "--truth", clip / "gt.npz"], "are for bags"),
         "rate alone": ([clip, "--rate", 2], "the pace of --replay"),
+        "parameters alone": ([clip, "--params-file", clip / "gt.npz"], "the node of --replay"),
+        "no such parameters": (
+            [clip, "--replay", "--out", tmp_path / "o", "--params-file", tmp_path / "p.yaml"],
+            "no file of parameters",
+        ),
         "rate of 0": ([clip, "--replay", "--out", tmp_path / "o", "--rate", 0], "above 0"),
         "replay without a place": ([clip, "--replay"], "needs --out"),
         "tracks and seeds": ([clip, "--tracks", tmp_path / "t.npz", "--seeds", 1], "no tracker"),
@@ -408,6 +413,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
 
 @pytest.mark.parametrize("name", [
     "no such path", "nothing in it", "truth without a bag", "rate alone", "rate of 0",
+    "parameters alone", "no such parameters",
     "replay without a place", "tracks and seeds", "no such tracks", "tracks of two", "no jobs",
     "jobs on ray", "json is there", "out is a file", "no such device",
 ])  # fmt: skip

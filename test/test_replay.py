@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -22,8 +24,10 @@ pytest.importorskip("dino_tracker_ros.msg", reason="needs this package's message
 pytest.importorskip("rosbags", reason="the bags are written and read by the package rosbags")
 
 from ros_peer import PATIENCE, NodeProcess, Peer
-from tracker_double import REFUSED, VELOCITY
+from tracker_double import REFUSED, VELOCITY, TrackerDouble
 
+from dino_tracker_ros import cli
+from dino_tracker_ros.evaluation import suite
 from dino_tracker_ros.evaluation.assembly import join_clips, tracks_of_queries
 from dino_tracker_ros.evaluation.bags.tracks import read_track_messages
 from dino_tracker_ros.evaluation.bags.writer import new_bag
@@ -31,6 +35,7 @@ from dino_tracker_ros.evaluation.live import session
 from dino_tracker_ros.evaluation.live.player import Player, PlayerError
 from dino_tracker_ros.evaluation.live.replay import LiveRun, replay_clip
 from dino_tracker_ros.evaluation.live.session import LiveError
+from dino_tracker_ros.evaluation.report.results import load_results
 from dino_tracker_ros.ros.messages import image_message, stamp_of, tracks_of
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.errors import SettingError
@@ -96,7 +101,10 @@ def test_nothing_is_lost_whatever_the_rate(tmp_path: Path, rate: float) -> None:
 
 def test_the_users_own_parameters_may_lose_images_and_it_is_told(tmp_path: Path) -> None:
     params = tmp_path / "robot.yaml"
-    params.write_text("/**:\n  ros__parameters:\n    queries: {grid_spacing: 16}\n")
+    params.write_text(
+        "/**:\n  ros__parameters:\n    queries: {grid_spacing: 16}\n"
+        "    image: {transport: compressed}\n    depth: {enabled: true}\n"  # of the robot's camera
+    )
     result = run(tmp_path, made_frames(16), params_file=params, values={"clip.max_rate": "25"})
     measures = result.measures
     assert measures["frames_published"] == 16
@@ -108,6 +116,34 @@ def test_the_users_own_parameters_may_lose_images_and_it_is_told(tmp_path: Path)
     stamps = np.array([frame.stamp for frame in made_frames(16)])
     _, found = tracks_of_queries(result.tracks, QUERIES, stamps)
     assert found.all()
+
+
+def test_the_command_replays_with_a_robots_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "run_suite", partial(suite.run_suite, make_tracker=TrackerDouble))
+    clip, weights, params = tmp_path / "clip", tmp_path / "weights", tmp_path / "robot.yaml"
+    params.write_text("/**:\n  ros__parameters:\n    clip: {max_rate: 10.0}\n")
+    weights.write_bytes(b"for the hash in the report")
+    (clip / "frames").mkdir(parents=True)
+    for number in range(15):  # which is at 30 Hz
+        cv2.imwrite(str(clip / "frames" / f"{number:04d}.png"), np.zeros((48, 64, 3), np.uint8))
+    steps = np.arange(15, dtype=np.float32) - QUERIES[:, :1]
+    points = QUERIES[:, None, 1:] + steps[..., None] * VELOCITY
+    seen = np.ones(points.shape[:2], bool)
+    np.savez(
+        clip / "gt.npz", queries=QUERIES[:, [0, 2, 1]], points=points, occluded=~seen, evaluate=seen
+    )
+    options = ["--replay", "--params-file", params, "--out", tmp_path / "out", "--preset", "cpu"]
+    settings = ["--set", f"backbone.weights={weights}", "--set", "clip.length=6",
+                "--set", "clip.overlap=2"]  # fmt: skip
+    assert cli.main([str(each) for each in ("evaluate", clip, *options, *settings)]) == 0
+    (result,), _ = load_results(tmp_path / "out")
+    assert result.run["node's parameters"] == str(params)
+    offline, replayed = result.methods
+    assert not offline.live
+    assert replayed.live["dropped.rate"] == replayed.live["frames_dropped"] == 10
+    assert replayed.live["frames_tracked"] == 5
 
 
 @pytest.mark.parametrize(

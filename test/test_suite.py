@@ -67,9 +67,10 @@ def test_fingerprints_tell_files_and_plans_apart(made_input):
         replace(plan, seeds=(0,)),
         replace(plan, flows=("dis",)),
         replace(plan, rate=1.0),
+        replace(plan, rate=1.0, params_file=file),
         replace(plan, tracks=file),
     ]
-    assert len({each.fingerprint for each in (plan, *others)}) == 7
+    assert len({each.fingerprint for each in (plan, *others)}) == 8
     # Where results are kept has no part in what they are.
     assert replace(plan, folder=Path("elsewhere")).fingerprint == plan.fingerprint
 

@@ -73,6 +73,7 @@ class Plan:
         flows: methods of optical flow to chain as baselines; empty runs no baselines.
         rate: of a replay to the node, times the recorded pace; None replays nothing. It needs
             `folder`.
+        params_file: the node's parameters for the replay, in ROS's YAML; None loses no image.
         tracks: recorded tracks to be scored in place of the tracker's; None runs it.
         folder: for what a replay records, and pictures are made for it; None keeps neither.
     """
@@ -83,6 +84,7 @@ class Plan:
     seeds: tuple[int, ...] = ()
     flows: tuple[str, ...] = ()
     rate: float | None = None
+    params_file: Path | None = None
     tracks: Path | None = None
     folder: Path | None = None
 
@@ -100,6 +102,7 @@ class Plan:
             "seeds": self.seeds,
             "flows": self.flows,
             "rate": self.rate,
+            "params_file": self.params_file and files_fingerprint([self.params_file]),
             "tracks": self.tracks and files_fingerprint([self.tracks]),
         }
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
@@ -255,10 +258,11 @@ def _evaluate(
 
 
 def _run_information(plan: Plan) -> dict[str, str]:
-    recorded = {} if plan.tracks is None else {"recorded tracks": str(plan.tracks)}
+    files = {"recorded tracks": plan.tracks, "node's parameters": plan.params_file}
+    given = {name: str(file) for name, file in files.items() if file is not None}
     if not plan.computes:
-        return recorded
-    about = {**run_information(plan.settings, plan.flows), **recorded}
+        return given
+    about = {**run_information(plan.settings, plan.flows), **given}
     if plan.seeds:
         about["seed"] = ", ".join(map(str, plan.seeds))
     return about
@@ -328,7 +332,7 @@ def _replayed(clip: LabelledClip, plan: Plan, progress: Progress) -> _Output:
     make_folder(folder)
     run = replay_clip(
         clip.frames, clip.truth.queries, changed, plan.preset, plan.rate, folder / "tracks",
-        folder / "node.log", progress,
+        folder / "node.log", progress, plan.params_file,
     )  # fmt: skip
     tracks, _ = tracks_of_queries(run.tracks, clip.truth.queries, _stamps(clip))
     return _Output(tracks, run.seconds, run.stages, run.measures)

@@ -28,6 +28,8 @@ from dino_tracker_ros.tracking.settings import Settings, Value, describe, with_v
 
 PACKAGE = "dino_tracker_ros"
 NODE = "dino_tracker"
+PLAYED = {"use_sim_time": "true", "image.transport": "raw", "depth.enabled": "false"}
+"""What the node must know about the playback, whatever its parameters are."""
 LATE = 10.0  # s after the last image until one that is missing counts as lost
 DOMAINS = 101  # the highest one that is safe beside Linux's own ports
 
@@ -164,7 +166,7 @@ def run_live(
         PlayerError: the frames cannot be played.
     """
     command = [*node_command(), "--ros-args", "--params-file", str(params_file)]
-    for name, value in {**parameters, "use_sim_time": "true"}.items():
+    for name, value in {**parameters, **PLAYED}.items():
         command += ["-p", f"{name}:={value}"]
     if not params_file.is_file():
         raise LiveError(f"there is no file of parameters '{params_file}'")
