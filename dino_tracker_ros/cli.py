@@ -205,12 +205,13 @@ def _write_pictures(
 
 def _read_queries(path: Path) -> NDArray[np.float32]:
     """float32 [N, 3], (t, x, y), from a .csv or .npz file."""
+    from dino_tracker_ros.evaluation.npz_file import load_arrays
+
     if not path.is_file():
         raise QueryError(f"there is no file '{path}' with query points")
     try:
         if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                values = np.asarray(archive["queries"], np.float32)
+            values = np.asarray(load_arrays(path)["queries"], np.float32)
         else:
             values = _read_csv(path)
     except (OSError, ValueError, KeyError) as error:

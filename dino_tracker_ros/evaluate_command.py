@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _INPUTS = """\
 an input is
   a folder with frames/ (pictures), gt.npz and sometimes masks/;
-  a pickle or zip of TAP-Vid (DAVIS, Kinetics, RGB-stacking, RoboTAP), or BADJA's folder;
+  a pickle or zip of TAP-Vid (DAVIS, Kinetics, RGB-stacking, RoboTAP), or BADJA's folder,
+  or one of the files in its joint_annotations/;
   a bag (ROS 2 sqlite3 or MCAP, ROS 1) with its known tracks: --truth, or a file of its name beside
   it (run1/ and run1.npz, .csv, .json or .pkl), or a TrackArray topic in it;
   or a folder that holds such things.

@@ -15,6 +15,7 @@ import pytest
 
 from dino_tracker_ros import cli
 from dino_tracker_ros.evaluation import baselines, offline
+from dino_tracker_ros.evaluation.npz_file import NpzError
 from dino_tracker_ros.evaluation.offline import clip_bounds, track_frames
 from dino_tracker_ros.evaluation.tracks_file import TracksFileError, load_tracks
 from dino_tracker_ros.tracking.clip import Frame
@@ -430,10 +431,35 @@ def test_missing_torch_is_one_line(capsys, monkeypatch, pictures, tmp_path):
 
 def test_tracks_file_that_is_none(tmp_path):
     (tmp_path / "t.npz").write_text("no")
-    with pytest.raises(TracksFileError, match="not a tracks file"):
+    with pytest.raises(NpzError, match=r"t\.npz' cannot be read as \.npz: it is damaged") as raised:
         load_tracks(tmp_path / "t.npz")
-    with pytest.raises(TracksFileError, match="not a tracks file"):
+    assert "allow_pickle" not in str(raised.value)
+    with pytest.raises(NpzError, match="No such file"):
         load_tracks(tmp_path / "missing.npz")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(TracksFileError, match="not a tracks file: it has no queries, points"):
+        load_tracks(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("queries", np.zeros((2, 2)), r"queries in .* is \(2, 2\): 1 tracks"),
+    ("queries", np.array([[0, 1, 1], [5, 1, 1]]), r"query 1 .* frame 5: the frames are 0\.\.3"),
+    ("points", np.zeros((2, 4)), r"points in .* need \(2, 4, 2\)"),
+    ("occluded", np.zeros(8), r"occluded in .* is \(8,\): 2 tracks over 4 frames"),
+    ("confidence", np.full((2, 4), "x"), "not numbers"),
+    ("stamps", np.array([0, 1, 1, 2]), "do not increase"),
+    ("width", np.array([96]), "width in"),
+])  # fmt: skip
+def test_tracks_that_contradict_themselves(tmp_path, name, value, said):
+    arrays = {
+        "queries": np.zeros((2, 3)), "points": np.zeros((2, 4, 2)), "occluded": np.zeros((2, 4)),
+        "confidence": np.ones((2, 4)), "stamps": np.arange(4), "width": 96, "height": 64,
+    }  # fmt: skip
+    np.savez(tmp_path / "t.npz", **arrays)
+    assert load_tracks(tmp_path / "t.npz").points.dtype == np.float32
+    np.savez(tmp_path / "t.npz", **{**arrays, name: value})
+    with pytest.raises(TracksFileError, match=said):
+        load_tracks(tmp_path / "t.npz")
 
 
 # weights, settings ---------------------------------------------------------------------------

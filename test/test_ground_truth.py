@@ -13,6 +13,7 @@ import pytest
 from dino_tracker_ros.evaluation.bags.reader import BagError
 from dino_tracker_ros.evaluation.bags.tracks import write_track_bag, write_tracks
 from dino_tracker_ros.evaluation.bags.writer import new_bag
+from dino_tracker_ros.evaluation.npz_file import NpzError
 from dino_tracker_ros.evaluation.tracks_file import save_tracks
 from dino_tracker_ros.evaluation.truths.clip_folder import load_clip_folder
 from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruthError
@@ -78,6 +79,12 @@ def test_mask_areas_are_counted(tmp_path):
         cv2.imwrite(str(folder / "masks" / f"{index:05d}.png"), mask)
     areas = load_clip_folder(folder).truth.mask_areas
     assert areas is not None and areas.tolist() == [5, 10, 15, 20]
+    # Also for a bag's images, which may have another size than the masks.
+    of_bag = load_truth(folder / "gt.npz", STAMPS, 2 * WIDTH, 2 * HEIGHT)
+    assert of_bag.mask_areas is not None and of_bag.mask_areas.tolist() == [20, 40, 60, 80]
+    (folder / "gt.npz").rename(folder / "run1.npz")
+    assert load_truth(folder / "run1.npz", STAMPS, WIDTH, HEIGHT).mask_areas is None
+    (folder / "run1.npz").rename(folder / "gt.npz")
     (folder / "masks" / "00003.png").unlink()
     with pytest.raises(GroundTruthError, match="3 masks for 4 frames"):
         load_clip_folder(folder)
@@ -111,7 +118,7 @@ def test_missing_and_damaged_files(tmp_path):
         load_clip_folder(tmp_path / "nowhere")
     folder = write_folder(tmp_path / "a", arrays())
     (folder / "gt.npz").write_bytes(b"PK not a zip")
-    with pytest.raises(GroundTruthError, match="cannot be read"):
+    with pytest.raises(NpzError, match=r"cannot be read as \.npz"):
         load_clip_folder(folder)
     folder = write_folder(tmp_path / "b", arrays(), frames=0)
     with pytest.raises(VideoError, match="no picture"):
@@ -121,8 +128,9 @@ def test_missing_and_damaged_files(tmp_path):
 def test_pickled_arrays_are_not_loaded(tmp_path):
     values = arrays()
     values["queries"] = np.array([object()], dtype=object)
-    with pytest.raises(GroundTruthError, match="cannot be read"):
+    with pytest.raises(NpzError, match="Python objects, which are never loaded") as raised:
         load_clip_folder(write_folder(tmp_path / "a", values))
+    assert "allow_pickle" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

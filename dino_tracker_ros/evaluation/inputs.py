@@ -67,8 +67,8 @@ def find_inputs(
 ) -> tuple[list[Input], list[Failure]]:
     """The clips at these paths, and the files that were to hold several and cannot be read.
 
-    A path is a clip folder, a file of TAP-Vid or BADJA's folder (see `truths.loading`), a
-    bag, or a folder that holds such things.
+    A path is a clip folder, a file of TAP-Vid, BADJA's folder or a file of labels in it (see
+    `truths.loading`), a bag, or a folder that holds such things.
 
     Raises:
         GroundTruthError: there is nothing to evaluate at a path.
@@ -121,7 +121,7 @@ def find_truth(bag: Path, given: Path | None) -> Path:
     if given is not None and not _is_truth_folder(given):
         return given
     folder = bag.parent if given is None else given
-    stem = bag.name if bag.is_dir() else bag.stem
+    stem = _bag_name(bag)
     for suffix in TRUTH_SUFFIXES:
         if (folder / f"{stem}{suffix}").is_file():
             return folder / f"{stem}{suffix}"
@@ -165,6 +165,9 @@ def _sources(path: Path) -> Iterator[Path]:
     inside = sorted(path.iterdir()) if path.is_dir() else []
     found = [each for each in inside if _is_bag(each) or _holds_clips(each)]
     found = [each for each in found if not _has_tracks_alone(each)]
+    bags = {_bag_name(each) for each in found if _is_bag(each)}
+    # A TAP-Vid file with the name of a bag beside it has that bag's known tracks.
+    found = [each for each in found if _is_bag(each) or each.is_dir() or each.stem not in bags]
     if not found:
         raise GroundTruthError(
             f"'{path}' has no gt.npz and is no bag, TAP-Vid file or BADJA folder, nor does it "
@@ -181,6 +184,10 @@ def _is_bag(path: Path) -> bool:
     )
 
 
+def _bag_name(bag: Path) -> str:
+    return bag.name if bag.is_dir() else bag.stem
+
+
 def _has_tracks_alone(path: Path) -> bool:
     """Whether it is what a node published, recorded into a bag of its own."""
     if not _is_bag(path):
@@ -195,7 +202,7 @@ def _has_tracks_alone(path: Path) -> bool:
 
 def _holds_clips(path: Path) -> bool:
     if path.is_file():
-        return path.suffix.lower() in TAP_VID_SUFFIXES
+        return path.suffix.lower() in TAP_VID_SUFFIXES or holds_badja(path)
     return (path / "gt.npz").is_file() or holds_badja(path)
 
 
@@ -205,7 +212,7 @@ def _is_truth_folder(path: Path) -> bool:
 
 def _inputs(source: Path, mode: Mode, bag: BagOptions) -> list[Input]:
     if _is_bag(source):
-        name = source.name if source.is_dir() else source.stem
+        name = _bag_name(source)
         if len(bag.topics) < 2:
             return [Input(name, source, bag=bag)]
         return [

@@ -8,21 +8,23 @@ also have settings, a JSON text of dotted names to values; those from a bag have
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_tracker_ros.evaluation.npz_file import load_arrays
 from dino_tracker_ros.tracking.errors import TrackerError
 from dino_tracker_ros.tracking.settings import Settings, describe
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.visualization.output import atomic_output
 
+_KEYS = ("queries", "points", "occluded", "confidence", "stamps", "width", "height")
+
 
 class TracksFileError(TrackerError):
-    """A tracks file cannot be read."""
+    """A file does not hold tracks, or they contradict themselves."""
 
 
 def save_tracks(
@@ -66,18 +68,38 @@ def load_tracks(path: Path) -> Tracks:
     """Reads what `save_tracks` wrote.
 
     Raises:
-        TracksFileError: no such file, or not one with tracks.
+        NpzError: no such file, or no .npz.
+        TracksFileError: an array is missing, of another shape, or has other values than it may.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return Tracks(
-                queries=archive["queries"],
-                points=archive["points"],
-                occluded=archive["occluded"],
-                confidence=archive["confidence"],
-                stamps=archive["stamps"],
-                width=int(archive["width"]),
-                height=int(archive["height"]),
+    arrays = load_arrays(path)
+    missing = [name for name in _KEYS if name not in arrays]
+    if missing:
+        raise TracksFileError(f"'{path}' is not a tracks file: it has no {', '.join(missing)}")
+    for name in _KEYS:
+        if arrays[name].dtype.kind not in "biuf":
+            raise TracksFileError(f"{name} in '{path}' is {arrays[name].dtype}, not numbers")
+    count, length = arrays["queries"].size // 3, arrays["stamps"].size
+    shapes = ((count, 3), (count, length, 2), (count, length), (count, length), (length,), (), ())
+    for name, shape in zip(_KEYS, shapes):
+        if arrays[name].shape != shape:
+            raise TracksFileError(
+                f"{name} in '{path}' is {arrays[name].shape}: {count} tracks over {length} frames "
+                f"need {shape}"
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise TracksFileError(f"'{path}' is not a tracks file: {error}") from error
+    times = arrays["queries"][:, 0]
+    for index in np.flatnonzero(~((times >= 0) & (times <= length - 1)))[:1]:
+        raise TracksFileError(
+            f"query {index} in '{path}' is at frame {times[index]:g}: the frames are "
+            f"0..{length - 1}"
+        )
+    if (np.diff(arrays["stamps"]) <= 0).any():
+        raise TracksFileError(f"stamps in '{path}' do not increase")
+    return Tracks(
+        queries=arrays["queries"].astype(np.float32),
+        points=arrays["points"].astype(np.float32),
+        occluded=arrays["occluded"].astype(bool),
+        confidence=arrays["confidence"].astype(np.float32),
+        stamps=arrays["stamps"].astype(np.int64),
+        width=int(arrays["width"]),
+        height=int(arrays["height"]),
+    )

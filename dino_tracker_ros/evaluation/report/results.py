@@ -16,8 +16,6 @@ import hashlib
 import json
 import re
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_tracker_ros.evaluation.metrics import Mode
+from dino_tracker_ros.evaluation.npz_file import NpzError, load_arrays
 from dino_tracker_ros.evaluation.scores import Counts, counts_from_arrays, counts_to_arrays
 from dino_tracker_ros.evaluation.tracks_file import TracksFileError, load_tracks
 from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruth
@@ -38,10 +37,7 @@ FORMAT = 1
 """Of the result folders; another number is another version's."""
 
 _LONGEST_NAME = 80  # characters of a folder's name
-_UNREADABLE = (
-    *(OSError, ValueError, LookupError, TypeError, EOFError),
-    *(zipfile.BadZipFile, zlib.error, TracksFileError),
-)
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, NpzError, TracksFileError)
 
 
 class ResultError(TrackerError):
@@ -225,7 +221,7 @@ def _read_clip(place: Path, about: dict[str, Any]) -> ClipResult:
             name=each["name"],
             tracks=load_tracks(place / f"tracks-{_file_name(each['name'])}.npz"),
             counts=counts_from_arrays(
-                _read_arrays(place / f"counts-{_file_name(each['name'])}.npz")
+                load_arrays(place / f"counts-{_file_name(each['name'])}.npz")
             ),
             seconds=each["seconds"],
             stages=each["stages"],
@@ -246,7 +242,7 @@ def _read_clip(place: Path, about: dict[str, Any]) -> ClipResult:
 
 
 def _read_truth(file: Path) -> GroundTruth:
-    arrays = _read_arrays(file)
+    arrays = load_arrays(file)
     return GroundTruth(
         queries=arrays["queries"],
         points=arrays["points"],
@@ -286,11 +282,6 @@ def _arrays(record: Tracks | GroundTruth) -> dict[str, NDArray[Any]]:
 def _write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     with file.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-
-
-def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
-    with np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
 
 
 def _write_json(place: Path, about: Mapping[str, object]) -> None:

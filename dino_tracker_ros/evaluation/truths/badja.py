@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_tracker_ros.evaluation.truths.clip_folder import read_mask
+from dino_tracker_ros.evaluation.truths.clip_folder import mask_area
 from dino_tracker_ros.evaluation.truths.ground_truth import (
     GroundTruth,
     GroundTruthError,
@@ -219,8 +219,7 @@ def _mask_areas(
         return None
     areas = np.zeros(frame_count, np.int64)
     for frame, path in zip(frames, labels.masks):
-        mask = read_mask(folder / path.name)
-        areas[frame] = round(np.count_nonzero(mask) * pixels / mask.size)
+        areas[frame] = mask_area(folder / path.name, pixels)
     return areas
 
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_tracker_ros.evaluation.npz_file import load_arrays
 from dino_tracker_ros.evaluation.truths.ground_truth import (
     GroundTruth,
     GroundTruthError,
@@ -30,7 +31,8 @@ def load_clip_folder(folder: Path) -> LabelledClip:
     """A folder with pictures and gt.npz.
 
     Raises:
-        GroundTruthError: gt.npz or one of its arrays is missing or does not fit the pictures.
+        NpzError: gt.npz cannot be read.
+        GroundTruthError: it or one of its arrays is missing or does not fit the pictures.
         VideoError: there are no pictures, or the first cannot be decoded.
     """
     file = folder / "gt.npz"
@@ -38,23 +40,18 @@ def load_clip_folder(folder: Path) -> LabelledClip:
         raise GroundTruthError(f"'{folder}' has no gt.npz: give a clip folder with known tracks")
     frames = FolderFrames(folder / "frames" if (folder / "frames").is_dir() else folder)
     height, width = frames[0].image.shape[:2]
-    masks = image_files(folder / "masks") if (folder / "masks").is_dir() else None
-    areas = None if masks is None else np.array([mask_area(mask) for mask in masks], np.int64)
-    truth = load_truth_npz(file, len(frames), width, height, areas)
+    truth = load_truth_npz(file, len(frames), width, height)
     return LabelledClip(folder.resolve().name, frames, truth)
 
 
-def load_truth_npz(
-    file: Path,
-    frame_count: int,
-    width: int,
-    height: int,
-    mask_areas: NDArray[np.int64] | None = None,
-) -> GroundTruth:
-    """The tracks of a gt.npz, for `frame_count` pictures of width x height px.
+def load_truth_npz(file: Path, frame_count: int, width: int, height: int) -> GroundTruth:
+    """The tracks of a gt.npz and the masks beside it, for `frame_count` pictures of width x height.
+
+    Of a file with another name the masks are not looked for: they might be another clip's.
 
     Raises:
-        GroundTruthError: the file cannot be read, or its arrays do not fit the pictures.
+        NpzError: the file cannot be read.
+        GroundTruthError: its arrays or masks do not fit the pictures.
     """
     arrays = load_arrays(file)
     missing = [name for name in _REQUIRED if name not in arrays]
@@ -80,42 +77,27 @@ def load_truth_npz(
         has_occlusion=bool(labelled),
         width=width,
         height=height,
-        mask_areas=mask_areas,
+        mask_areas=_mask_areas(file, width * height),
     )
     truth = checked(truth, frame_count, file)
     check_labels_in_picture(truth, file)
     return truth
 
 
-def load_arrays(file: Path) -> dict[str, NDArray[np.generic]]:
-    """All arrays of an .npz file, by name, without pickle.
+def mask_area(file: Path, pixels: int) -> int:
+    """Pixels of a mask that are not black, in a picture of so many `pixels`.
 
     Raises:
-        GroundTruthError: the file is missing, damaged, or holds Python objects.
-    """
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # a damaged archive may trip over anything
-        raise GroundTruthError(f"'{file}' cannot be read as .npz: {error}") from error
-
-
-def mask_area(file: Path) -> int:
-    """How many pixels of a mask are not black.
-
-    Raises:
-        GroundTruthError: the picture cannot be decoded.
-    """
-    return int(np.count_nonzero(read_mask(file)))
-
-
-def read_mask(file: Path) -> NDArray[np.uint8]:
-    """A mask as gray picture, uint8 [H, W], where all but the background is above 0.
-
-    Raises:
-        GroundTruthError: the picture cannot be decoded.
+        GroundTruthError: the mask cannot be decoded.
     """
     mask = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
     if mask is None:
         raise GroundTruthError(f"mask '{file}' cannot be decoded")
-    return mask.astype(np.uint8)
+    return round(np.count_nonzero(mask) * pixels / mask.size)
+
+
+def _mask_areas(file: Path, pixels: int) -> NDArray[np.int64] | None:
+    masks = file.parent / "masks"
+    if file.name != "gt.npz" or not masks.is_dir():
+        return None
+    return np.array([mask_area(mask, pixels) for mask in image_files(masks)], np.int64)

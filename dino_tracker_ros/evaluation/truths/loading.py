@@ -9,13 +9,10 @@ from numpy.typing import NDArray
 
 from dino_tracker_ros.evaluation.bags.reader import STORAGE_SUFFIXES
 from dino_tracker_ros.evaluation.metrics import Mode
+from dino_tracker_ros.evaluation.npz_file import load_arrays
 from dino_tracker_ros.evaluation.tracks_file import load_tracks
 from dino_tracker_ros.evaluation.truths.badja import holds_badja, load_badja, load_badja_truth
-from dino_tracker_ros.evaluation.truths.clip_folder import (
-    load_arrays,
-    load_clip_folder,
-    load_truth_npz,
-)
+from dino_tracker_ros.evaluation.truths.clip_folder import load_clip_folder, load_truth_npz
 from dino_tracker_ros.evaluation.truths.csv_file import load_truth_csv
 from dino_tracker_ros.evaluation.truths.ground_truth import (
     GroundTruth,
@@ -41,6 +38,7 @@ def load_clips(path: Path, mode: Mode = "strided") -> list[LabelledClip]:
 
     Raises:
         GroundTruthError: none of these, or one that is damaged or contradicts itself.
+        NpzError: a gt.npz that cannot be read.
         VideoError: a picture is missing or damaged.
     """
     if not path.exists():
@@ -63,8 +61,9 @@ def load_truth(
     """Known tracks for pictures that come from elsewhere, such as a bag.
 
     Args:
-        path: gt.npz; CSV; BADJA's json; a TAP-Vid pickle with one clip; a bag with TrackArray
-            messages, known ones or those of another run; or another run's tracks as .npz.
+        path: gt.npz, with masks/ beside it or not; CSV; BADJA's json; a TAP-Vid pickle with one
+            clip; a bag with TrackArray messages, known ones or those of another run; or another
+            run's tracks as .npz.
         stamps: int64 [T], ns, of the pictures. Tracks with stamps are matched by them exactly,
             others by the number of the frame.
         width, height: of the pictures, px.
@@ -73,7 +72,8 @@ def load_truth(
     Raises:
         GroundTruthError: none of these, a damaged one, or one that does not fit the pictures.
         BagError: a bag that cannot be read or has no tracks.
-        TracksFileError: tracks in an .npz that cannot be read.
+        NpzError: an .npz that cannot be read.
+        TracksFileError: tracks in an .npz whose arrays do not fit each other.
     """
     if not path.exists():
         raise GroundTruthError(f"there is no '{path}' with known tracks")
