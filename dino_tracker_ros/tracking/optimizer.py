@@ -34,6 +34,8 @@ from dino_tracker_ros.tracking.trajectories import Trajectories
 
 REPORT_EVERY = 10
 """Iterations between two looks at the losses: each look waits for the device."""
+SETTLING_FRAMES = 16
+"""Frames, spread over the clip, that batch statistics are taken from in the end."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,9 @@ def optimize(
 ) -> FitReport:
     """Fits the model to a clip, starting from the weights it has.
 
-    The time budget counts from the call; the schedule follows whichever of iterations and
-    budget runs out first, so that a short budget still ends at a small learning rate.
+    The time budget counts from the call to the return, and no iteration begins that would not end
+    in it; the schedule follows whichever of iterations and budget runs out first, so that a short
+    budget still ends at a small learning rate.
 
     Raises:
         OptimizationError: a loss is not finite; the model is as it was before the call.
@@ -119,18 +122,21 @@ def optimize(
         lr=settings.optimizer.learning_rate,
     )
     started = time.monotonic()
-    budget = settings.optimizer.time_budget or math.inf
+    budget = math.inf
     stopped = "iterations"
     values: dict[str, float] = {}
     done = 0
     model.train()
     try:
+        if settings.optimizer.time_budget > 0:
+            budget = settings.optimizer.time_budget - _settling_seconds(model, data, settings)
+        begun = time.monotonic() - started
         while done < iterations:
             if cancelled is not None and cancelled():
                 stopped = "cancelled"
                 break
             elapsed = time.monotonic() - started
-            if elapsed >= budget:
+            if elapsed + (elapsed - begun) / max(done, 1) > budget:
                 stopped = "time_budget"
                 break
             share = max(done / iterations, elapsed / budget)
@@ -352,16 +358,35 @@ def _finite(terms: dict[str, Tensor], iteration: int) -> dict[str, float]:
     return values
 
 
+def _settling_seconds(model: TrackerModel, data: ClipData, settings: Settings) -> float:
+    """How long `_settle_normalization` is going to take, from its first batch."""
+    batches = _settling_batches(data, settings)
+    seconds = 0.0
+    for _ in range(2):  # the first one warms up
+        started = time.monotonic()
+        with torch.no_grad():
+            tokens = model.refine(data.pictures[batches[0]], data.features[batches[0]], data.grid)
+            tokens.sum().item()  # waits for the device
+        seconds = time.monotonic() - started
+    return seconds * len(batches)
+
+
+def _settling_batches(data: ClipData, settings: Settings) -> tuple[Tensor, ...]:
+    count = len(data.pictures)
+    chosen = torch.linspace(0, count - 1, min(count, SETTLING_FRAMES)).round().long()
+    return chosen.to(data.features.device).split(settings.optimizer.frames)
+
+
 def _settle_normalization(model: TrackerModel, data: ClipData, settings: Settings) -> None:
-    """Batch statistics of the whole clip: running ones lag behind weights that moved fast."""
+    """Batch statistics of the clip as it is now: running ones lag behind weights that moved
+    fast."""
     layers = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # a plain mean over batches
-    step = settings.optimizer.frames
     with torch.no_grad():
-        for k in range(0, len(data.pictures), step):
-            model.refine(data.pictures[k : k + step], data.features[k : k + step], data.grid)
+        for frames in _settling_batches(data, settings):
+            model.refine(data.pictures[frames], data.features[frames], data.grid)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
