@@ -235,7 +235,7 @@ def _with_flow(
         sure, candidates.price.gather(1, nearest) + strain.clamp(max=1.0), strain
     )
     # Features are asked only of paths that may still win.
-    rows, columns = torch.nonzero(~sure & (paths.price < NEVER), as_tuple=True)
+    rows, columns = torch.nonzero(~sure & (paths.price < NEVER / 2), as_tuple=True)
     added[rows, columns] += price(rows, points[rows, columns])
     return _Paths(
         points,
