@@ -1,0 +1,306 @@
+"""Where patches are looked for, how often, and what is made of finding nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from dino_tracker_ros.tracking import sightings as sightings_module
+from dino_tracker_ros.tracking.consensus import Expected
+from dino_tracker_ros.tracking.registration import (
+    COARSEST,
+    Patches,
+    Pyramid,
+    build_pyramid,
+    register,
+)
+from dino_tracker_ros.tracking.settings import RegistrationSettings
+from dino_tracker_ros.tracking.sightings import Sightings, look
+
+HEIGHT, WIDTH = 120, 160
+OPTIONS = RegistrationSettings(longest_side=4096, radius=10, likeness=0.85, reach=16.0)
+QUERIES = torch.tensor([[40.0, 40.0], [80.0, 60.0], [120.0, 80.0]])
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def texture(seed: int = 0, turn: float = 0.0) -> Tensor:
+    """Smooth random waves [H, W] in 0..255, turned around the middle by an angle."""
+    generator = torch.Generator().manual_seed(seed)
+    direction = torch.randn(2, 40, generator=generator) / 4
+    phase = 6.3 * torch.rand(40, generator=generator)
+    y, x = torch.meshgrid(torch.arange(float(HEIGHT)), torch.arange(float(WIDTH)), indexing="ij")
+    middle = torch.tensor([WIDTH / 2, HEIGHT / 2])
+    places = (torch.stack([x, y], dim=-1) - middle) @ rotation(turn) + middle
+    return (110 + 280 * torch.sin(places @ direction + phase).mean(dim=-1)).clamp(0, 255)
+
+
+def rotation(angle: float) -> Tensor:
+    turn = torch.tensor(angle)
+    return torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()]).view(2, 2)
+
+
+def pyramid_of(*pictures: Tensor) -> Pyramid:
+    frames = torch.stack(pictures).round().clamp(0, 255).to(torch.uint8)
+    return build_pyramid(frames[:, None].expand(-1, 3, -1, -1), OPTIONS.longest_side)
+
+
+def flat() -> Tensor:
+    return torch.full((HEIGHT, WIDTH), 90.0)
+
+
+@dataclass(frozen=True)
+class Try:
+    """One patch that was looked for."""
+
+    frame: int
+    row: int
+    start: Tensor
+    affine: Tensor
+    coarsest: int
+    radius: int
+
+
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[Try]:
+    """Everything that is looked for, in order."""
+    told: list[Try] = []
+
+    def remember(
+        pyramid: Pyramid, frame: int, templates: list, rows: Tensor, start: Tensor,
+        affine: Tensor, coarsest: int, reach: float, settings: RegistrationSettings,
+    ) -> Patches:  # fmt: skip
+        radius = int(templates[0].offsets.max())
+        for row, place, warp in zip(rows.tolist(), start, affine, strict=True):
+            told.append(Try(frame, row, place.clone(), warp.clone(), coarsest, radius))
+        return register(
+            pyramid, frame, templates, rows, start, affine, coarsest, reach, settings
+        )
+
+    monkeypatch.setattr(sightings_module, "register", remember)
+    return told
+
+
+class Neighbours:
+    """Says where points are, one answer a round; the last one is repeated.
+
+    Args:
+        likely, other: places [N, T, 2] of each round, NaN where neighbours do not agree.
+    """
+
+    def __init__(self, likely: list[Tensor], other: list[Tensor] | None = None) -> None:
+        self.likely = likely
+        self.other = other or [torch.full_like(likely[0], torch.nan)]
+        self.asked = 0
+
+    def __call__(self, *_: Tensor) -> tuple[Expected, Expected]:
+        rounds = (self.likely, self.other)
+        answers = [each[min(self.asked, len(each) - 1)] for each in rounds]
+        self.asked += 1
+        return tuple(  # type: ignore[return-value]
+            Expected(
+                places.nan_to_num(0.0),
+                torch.eye(2).repeat(*places.shape[:2], 1, 1),
+                ~places.isnan().any(dim=-1),
+            )
+            for places in answers
+        )
+
+
+def still(frames: int, points: Tensor = QUERIES) -> Tensor:
+    """Points [N, T, 2] that stay where they are."""
+    return points[:, None].repeat(1, frames, 1)
+
+
+def nobody(frames: int, count: int = len(QUERIES)) -> Tensor:
+    return torch.full((count, frames, 2), torch.nan)
+
+
+def looked(
+    monkeypatch: pytest.MonkeyPatch,
+    pyramid: Pyramid,
+    points: Tensor,
+    neighbours: Neighbours,
+    before: Sightings | None = None,
+) -> Sightings:
+    """A look for QUERIES of frame 0 where neighbours say what they are told to."""
+    monkeypatch.setattr(sightings_module, "expect_from_neighbours", neighbours)
+    home = torch.zeros(len(points)).long()
+    return look(pyramid, home, QUERIES[: len(points)], points, before, OPTIONS)
+
+
+def sent_by_neighbours(tries: list[Try]) -> list[tuple[int, int, int]]:
+    """(row, x, radius) of what neighbours had looked for; paths begin on the coarsest level."""
+    return [
+        (each.row, round(float(each.start[0])), each.radius)
+        for each in tries
+        if each.coarsest != COARSEST
+    ]
+
+
+def test_a_place_where_nothing_was_found_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tries: list[Try]
+) -> None:
+    pyramid = pyramid_of(texture(), flat())
+    there = nobody(2)
+    there[0, 1] = torch.tensor([50.0, 40.0])
+    # The second round and the second look send it to nearly the same place.
+    beside = there + 0.6
+    first = looked(monkeypatch, pyramid, still(2), Neighbours([there, beside]))
+    whole, halved = OPTIONS.radius, OPTIONS.radius // 2
+    assert sent_by_neighbours(tries) == [(0, 50, whole), (0, 50, halved)]
+    tries.clear()
+    again = looked(monkeypatch, pyramid, still(2), Neighbours([beside]), first)
+    assert sent_by_neighbours(tries) == []
+    # Sent elsewhere, it is; and others that are sent to where it failed.
+    elsewhere = nobody(2)
+    elsewhere[:2, 1] = torch.tensor([[52.0, 40.0], [50.0, 40.0]])
+    looked(monkeypatch, pyramid, still(2), Neighbours([elsewhere]), again)
+    assert sent_by_neighbours(tries) == [
+        (0, 52, whole), (1, 50, whole), (0, 52, halved), (1, 50, halved),
+    ]  # fmt: skip
+
+
+def test_a_second_round_elsewhere_is_tried_and_the_two_answers_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, tries: list[Try]
+) -> None:
+    pyramid = pyramid_of(texture(), flat())
+    here, there = nobody(2), nobody(2)
+    here[2, 1], there[2, 1] = torch.tensor([100.0, 80.0]), torch.tensor([110.0, 80.0])
+    looked(monkeypatch, pyramid, still(2), Neighbours([here, there], [there, here]))
+    whole, halved = OPTIONS.radius, OPTIONS.radius // 2
+    assert sent_by_neighbours(tries) == [
+        (2, x, radius) for x in (100, 110, 110, 100) for radius in (whole, halved)
+    ]
+
+
+def test_missed_is_what_neighbours_expect_and_nobody_finds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In frame 1 all is seen, in frame 2 nothing."""
+    pyramid = pyramid_of(texture(), texture(), flat())
+    likely = still(3)
+    likely[:, 0] = torch.nan
+    likely[1, 1:] = torch.nan  # neighbours of point 1 do not agree
+    other = still(3)  # the others' word is not what is expected
+    seen = looked(monkeypatch, pyramid, still(3), Neighbours([likely], [other]))
+    assert seen.registration.found.tolist() == [[True, True, False]] * 3
+    assert seen.missed.tolist() == [
+        [False, False, True], [False, False, False], [False, False, True],
+    ]  # fmt: skip
+
+
+def test_what_is_seen_is_not_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch, tries: list[Try]
+) -> None:
+    pyramid = pyramid_of(texture(), texture(), texture())
+    likely = still(3) + 0.5
+    first = looked(monkeypatch, pyramid, still(3) + 0.3, Neighbours([likely]))
+    assert first.registration.found.all()
+    assert (first.registration.points - still(3)).norm(dim=-1).max() < 0.05
+    # Once along the paths, and neighbours had nothing to add.
+    assert [(each.frame, each.row) for each in tries] == [(t, n) for t in (1, 2) for n in range(3)]
+    found = {name: value.clone() for name, value in vars(first.registration).items()}
+    tries.clear()
+    moved = still(3)
+    moved[1, 2] += torch.tensor([0.0, 3.0])  # a path that has changed
+    again = looked(monkeypatch, pyramid, moved, Neighbours([likely]), first)
+    assert [(each.frame, each.row) for each in tries] == [(2, 1)]
+    torch.testing.assert_close(again.registration.points, found["points"], atol=0.01, rtol=0)
+    assert again.registration.found.all()
+
+
+def lookalike() -> tuple[Pyramid, Tensor]:
+    """Frame 1 shows the first query's patch where it was, and some 60 px on one that is nearly
+    as it."""
+    first = texture()
+    second = texture()
+    shift = torch.tensor([60.0, 10.0])
+    x, y = QUERIES[0].long().tolist()
+    box = slice(y - 20, y + 20), slice(x - 20, x + 20)
+    twin = slice(y - 10, y + 30), slice(x + 40, x + 80)
+    second[twin] = 0.75 * first[box] + 0.25 * texture(seed=5)[box]
+    return pyramid_of(first, second), QUERIES[0] + shift
+
+
+@pytest.mark.parametrize("lured", [True, False])
+def test_neighbours_correct_a_path_that_saw_a_lookalike(
+    monkeypatch: pytest.MonkeyPatch, lured: bool
+) -> None:
+    """Both places are tried, and the more alike patch counts, whoever it is that proposed it."""
+    pyramid, wrong = lookalike()
+    path, said = still(2, QUERIES[:1]), nobody(2, 1)
+    path[0, 1], said[0, 1] = (wrong, QUERIES[0]) if lured else (QUERIES[0], wrong)
+    alone = looked(monkeypatch, pyramid, path, Neighbours([nobody(2, 1)])).registration
+    assert alone.found.all()
+    assert (alone.points[0, 1] - path[0, 1]).norm() < 1
+    assert (alone.likeness[0, 1] < 0.99) == lured
+    seen = looked(monkeypatch, pyramid, path, Neighbours([said])).registration
+    assert (seen.points[0, 1] - QUERIES[0]).norm() < 0.05
+    assert seen.likeness[0, 1] > 0.99
+
+
+def test_half_a_patch_is_found_beside_what_hides_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    second = texture()
+    x = int(QUERIES[1, 0])
+    second[:, x + 6 :] = 255.0  # half a patch ends a pixel before
+    pyramid = pyramid_of(texture(), second)
+    points, said = still(2, QUERIES[:2]), nobody(2, 2)
+    said[1, 1] = QUERIES[1]
+    alone = looked(monkeypatch, pyramid, points, Neighbours([nobody(2, 2)]))
+    assert alone.registration.found[:, 1].tolist() == [True, False]
+    assert not alone.missed.any()
+    seen = looked(monkeypatch, pyramid, points, Neighbours([said]))
+    assert seen.registration.found[:, 1].tolist() == [True, True]
+    assert (seen.registration.points[1, 1] - QUERIES[1]).norm() < 0.05
+    assert not seen.missed.any()
+
+
+def test_a_patch_begins_as_deformed_as_it_was_seen_last(
+    monkeypatch: pytest.MonkeyPatch, tries: list[Try]
+) -> None:
+    """Turned by a quarter of a radian a frame: by the end more than an upright one bears."""
+    turns = [0.25 * t for t in range(5)]
+    pyramid = pyramid_of(*(texture(turn=turn) for turn in turns))
+    middle = torch.tensor([WIDTH / 2, HEIGHT / 2])
+    truth = torch.stack(
+        [(QUERIES - middle) @ rotation(turn).T + middle for turn in turns], dim=1
+    )
+    silent = Neighbours([nobody(5)])
+    first = looked(monkeypatch, pyramid, truth, silent)
+    assert first.registration.found.all()
+    assert (first.registration.points - truth).norm(dim=-1).max() < 0.1
+    torch.testing.assert_close(
+        first.registration.affine[1], torch.stack([rotation(turn) for turn in turns]),
+        atol=0.03, rtol=0,
+    )  # fmt: skip
+    upright = still(2)
+    upright[:] = truth[:, [0, 4]]
+    last_alone = pyramid_of(texture(), texture(turn=turns[4]))
+    lost = looked(monkeypatch, last_alone, upright, Neighbours([nobody(2)]))
+    assert not lost.registration.found[:, 1].all()
+    # What an earlier look has seen is where the next one goes on from.
+    tries.clear()
+    moved = truth.clone()
+    moved[1, 4] += 2.0
+    looked(monkeypatch, pyramid, moved, silent, first)
+    (only,) = tries
+    assert (only.frame, only.row) == (4, 1)
+    torch.testing.assert_close(only.affine, first.registration.affine[1, 3])
+
+
+@pytest.mark.parametrize("home", [0, 2])
+def test_the_query_itself_is_seen_where_it_is(home: int) -> None:
+    pyramid = pyramid_of(texture(), flat(), texture(seed=3))
+    seen = look(
+        pyramid, torch.tensor([home] * 3), QUERIES, still(3) + 3.0, None, OPTIONS
+    ).registration
+    assert torch.equal(seen.points[:, home], QUERIES)
+    assert seen.found.sum(dim=1).tolist() == [1, 1, 1]
+    assert seen.found[:, home].all() and (seen.likeness[:, home] == 1).all()
