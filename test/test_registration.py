@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from dino_tracker_ros.tracking.registration import (
     COARSEST,
+    Patches,
     Pyramid,
     Registration,
     build_pyramid,
@@ -73,15 +74,14 @@ def found_in_second(
     settings: RegistrationSettings = OPTIONS,
     affine: Tensor | None = None,
     coarsest: int = COARSEST,
-) -> Registration:
-    """Patches of the first frame, registered in the second: [N, 1] of everything."""
+) -> Patches:
+    """Patches of the first frame, registered in the second."""
     count = len(queries)
     templates = build_templates(pyramid, torch.zeros(count).long(), queries, settings.radius)
-    second = replace(pyramid, levels=[level[1:2] for level in pyramid.levels])
     warp = torch.eye(2) if affine is None else affine
     return register(
-        second, templates, start[:, None], warp.expand(count, 1, 2, 2),
-        torch.ones(count, 1).bool(), coarsest, settings.reach, settings,
+        pyramid, 1, templates, torch.arange(count), start, warp.expand(count, 2, 2),
+        coarsest, settings.reach, settings,
     )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_a_warped_brighter_texture_is_found_to_a_twentieth_of_a_pixel(
     queries = queries_on()
     truth = moved(queries)
     result = found_in_second(pyramid, queries, truth + around(5.0, len(queries)))
-    error = (result.points[:, 0] - truth).norm(dim=-1)
+    error = (result.points - truth).norm(dim=-1)
     assert result.found.all(), result.likeness
     assert error.max() < 0.05, error
     assert (result.likeness > 0.99).all()
@@ -115,7 +115,7 @@ def test_a_photograph_is_found_where_it_was_moved_to(photo: NDArray[np.uint8]) -
     queries = torch.tensor([[150.0, 100.0], [125.0, 125.0], [110.0, 60.0], [170.0, 130.0]])
     truth = moved(queries)
     result = found_in_second(build_pyramid(frames, 4096), queries, truth + around(5.0, 4))
-    error = (result.points[:, 0] - truth).norm(dim=-1)
+    error = (result.points - truth).norm(dim=-1)
     assert result.found.all(), result.likeness
     assert error.max() < 0.1, error
 
@@ -130,7 +130,7 @@ def test_a_known_deformation_helps_to_find_a_strong_one() -> None:
     assert found_in_second(pyramid, queries, start).found.sum() <= 1
     result = found_in_second(pyramid, queries, start, affine=turn)
     assert result.found.all()
-    assert (result.points[:, 0] - truth).norm(dim=-1).max() < 0.05
+    assert (result.points - truth).norm(dim=-1).max() < 0.05
 
 
 def test_a_finer_start_sees_less_far() -> None:
@@ -141,9 +141,9 @@ def test_a_finer_start_sees_less_far() -> None:
     for level in (0, COARSEST):
         near = found_in_second(pyramid, queries, truth + around(1.0, 12), coarsest=level)
         assert near.found.all()
-        assert (near.points[:, 0] - truth).norm(dim=-1).max() < 0.05
+        assert (near.points - truth).norm(dim=-1).max() < 0.05
         far = found_in_second(pyramid, queries, truth + around(7.0, 12), coarsest=level)
-        caught[level] = int(((far.points[:, 0] - truth).norm(dim=-1) < 0.5).sum())
+        caught[level] = int(((far.points - truth).norm(dim=-1) < 0.5).sum())
     assert caught[COARSEST] > caught[0] + 3, caught
 
 
@@ -161,8 +161,8 @@ def test_what_is_not_the_patch_is_refused() -> None:
     for name, pictures in cases.items():
         result = found_in_second(pyramid_of(*pictures), queries, queries.clone())
         assert result.found.float().mean() < 0.1, name
-        lost = ~result.found[:, 0]
-        assert torch.equal(result.points[lost, 0], queries[lost]), name
+        lost = ~result.found
+        assert torch.equal(result.points[lost], queries[lost]), name
         assert result.points.isfinite().all() and result.likeness.isfinite().all(), name
 
 
@@ -173,37 +173,83 @@ def test_what_is_out_of_reach_is_refused() -> None:
     assert found_in_second(pyramid, queries, start, replace(OPTIONS, reach=4.5)).found.all()
     result = found_in_second(pyramid, queries, start, replace(OPTIONS, reach=3.5))
     assert not result.found.any()
-    assert torch.equal(result.points[:, 0], start)
+    assert torch.equal(result.points, start)
     # It was seen all the same.
     assert (result.likeness > 0.99).all()
 
 
-def test_only_what_is_wanted_is_looked_for() -> None:
-    pyramid = pyramid_of(texture(), texture(), texture())
-    queries = queries_on(4)
-    templates = build_templates(pyramid, torch.zeros(4).long(), queries, OPTIONS.radius)
-    wanted = torch.rand(4, 3, generator=torch.Generator().manual_seed(0)) < 0.5
-    start = queries[:, None].repeat(1, 3, 1)
-    affine = torch.eye(2).expand(4, 3, 2, 2)
-    for asked in (wanted, torch.zeros_like(wanted)):
-        result = register(pyramid, templates, start, affine, asked, COARSEST, 16.0, OPTIONS)
-        assert torch.equal(result.found, asked)
+def test_rows_are_looked_for_in_any_order_each_in_its_own_place() -> None:
+    """Some of the templates, one of them twice, where each was sent."""
+    pyramid = pyramid_of(texture(), texture(seed=9), warped_texture(SLOPE, 1.0, 0.0))
+    queries = queries_on(5)
+    templates = build_templates(pyramid, torch.zeros(5).long(), queries, OPTIONS.radius)
+    truth = moved(queries)
+    rows = torch.tensor([3, 0, 3, 4])
+    start = truth[rows] + around(2.0, 4)
+    start[2] = truth[1]
+    affine = torch.eye(2).repeat(4, 1, 1)
+    settings = replace(OPTIONS, reach=5.0)
+    found = register(pyramid, 2, templates, rows, start, affine, COARSEST, 5.0, settings)
+    assert torch.equal(found.rows, rows)
+    assert found.found.tolist() == [True, True, False, True]
+    there = found.found
+    assert (found.points[there] - truth[rows[there]]).norm(dim=-1).max() < 0.05
+    torch.testing.assert_close(found.affine[there], SLOPE.expand(3, 2, 2), atol=0.02, rtol=0)
+    assert torch.equal(found.points[2], truth[1]) and torch.equal(found.affine[2], affine[2])
+    # What was passed in is as it was.
+    assert torch.equal(start[0], truth[3] + around(2.0, 4)[0])
+    assert torch.equal(affine, torch.eye(2).expand(4, 2, 2))
+    # Another frame shows something else.
+    other = register(pyramid, 1, templates, rows, start, affine, COARSEST, 5.0, settings)
+    assert not other.found.any()
 
 
-def test_a_batch_is_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_may_be_looked_for() -> None:
+    pyramid = pyramid_of(texture(), texture())
+    templates = build_templates(pyramid, torch.zeros(4).long(), queries_on(4), OPTIONS.radius)
+    nobody = torch.zeros(0).long()
+    found = register(
+        pyramid, 1, templates, nobody, torch.zeros(0, 2), torch.zeros(0, 2, 2), COARSEST, 16.0,
+        OPTIONS,
+    )  # fmt: skip
+    shapes = [tuple(value.shape) for value in vars(found).values()]
+    assert shapes == [(0,), (0, 2), (0, 2, 2), (0,), (0,)]
+
+
+def test_templates_are_of_the_frame_of_each_query() -> None:
+    """Queries of several frames, in any order, as each for itself."""
+    pictures = [texture(), texture(seed=9), texture(seed=5)]
+    pyramid = pyramid_of(*pictures)
+    queries, frames = queries_on(6), torch.tensor([2, 0, 1, 1, 0, 2])
+    together = build_templates(pyramid, frames, queries, OPTIONS.radius)
+    assert len(together) == len(pyramid.levels)
+    for n in range(6):
+        alone = build_templates(pyramid, frames[n : n + 1], queries[n : n + 1], OPTIONS.radius)
+        for whole, part in zip(together, alone, strict=True):
+            for name in ("values", "contrast", "solver"):
+                torch.testing.assert_close(
+                    getattr(whole, name)[n], getattr(part, name)[0], atol=1e-4, rtol=1e-4
+                )
+    for frame in range(3):
+        rows = torch.nonzero(frames == frame)[:, 0]
+        affine = torch.eye(2).repeat(len(rows), 1, 1)
+        found = register(
+            pyramid, frame, together, rows, queries[rows], affine, COARSEST, 16.0, OPTIONS
+        )
+        assert found.found.all() and (found.likeness > 0.999).all()
+        assert (found.points - queries[rows]).norm(dim=-1).max() < 0.05
+
+
+def test_together_is_one_by_one() -> None:
     pyramid = pyramid_of(texture(), warped_texture(SLOPE, 0.9, 5.0))
     queries = queries_on(7)
     start = moved(queries) + around(4.0, 7)
     whole = found_in_second(pyramid, queries, start)
-    monkeypatch.setattr("dino_tracker_ros.tracking.registration.BATCH", 3)
-    parts = [found_in_second(pyramid, queries, start)]
-    parts += [
-        found_in_second(pyramid, queries[k : k + 1], start[k : k + 1]) for k in range(len(queries))
-    ]
-    for rows, part in zip([slice(None), *(slice(k, k + 1) for k in range(7))], parts, strict=True):
-        torch.testing.assert_close(part.points, whole.points[rows], atol=1e-3, rtol=0)
-        torch.testing.assert_close(part.likeness, whole.likeness[rows], atol=1e-4, rtol=0)
-        assert torch.equal(part.found, whole.found[rows])
+    for k in range(len(queries)):
+        part = found_in_second(pyramid, queries[k : k + 1], start[k : k + 1])
+        torch.testing.assert_close(part.points, whole.points[k : k + 1], atol=1e-3, rtol=0)
+        torch.testing.assert_close(part.likeness, whole.likeness[k : k + 1], atol=1e-4, rtol=0)
+        assert torch.equal(part.found, whole.found[k : k + 1])
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (1, 40), (17, 4)])
@@ -222,7 +268,7 @@ def test_positions_that_are_no_numbers_are_refused() -> None:
     queries = queries_on(3)
     start = queries.clone()
     start[1] = torch.nan
-    assert found_in_second(pyramid, queries, start).found[:, 0].tolist() == [True, False, True]
+    assert found_in_second(pyramid, queries, start).found.tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("longest", [100, 75, 640])
@@ -244,17 +290,25 @@ def test_a_smaller_picture_keeps_its_places(longest: int) -> None:
         torch.testing.assert_close(middle, place / 2**number, atol=0.1, rtol=0)
 
 
-def test_of_two_registrations_the_better_one_counts() -> None:
-    a = Registration(
-        torch.zeros(1, 4, 2), torch.zeros(1, 4, 2, 2), torch.tensor([[0.9, 0.9, 0.9, 0.2]]),
-        torch.tensor([[True, True, False, False]]),
+def test_what_is_found_more_alike_is_taken_over() -> None:
+    """Five cases in the second of three frames, sent in another order; a sixth is not sent."""
+    found_before = torch.tensor([True, True, False, False, True, True])
+    alike_before = torch.tensor([0.9, 0.9, 0.9, 0.2, 0.9, 0.9])
+    seen = Registration(
+        torch.zeros(6, 3, 2), torch.zeros(6, 3, 2, 2),
+        alike_before[:, None].repeat(1, 3), found_before[:, None].repeat(1, 3),
     )  # fmt: skip
-    b = Registration(
-        torch.ones(1, 4, 2), torch.ones(1, 4, 2, 2), torch.tensor([[0.95, 0.5, 0.86, 0.9]]),
-        torch.tensor([[True, True, True, False]]),
-    )  # fmt: skip
-    both = a.merged(b)
-    assert both.points[0, :, 0].tolist() == [1, 0, 1, 0]
-    assert both.affine[0, :, 0, 1].tolist() == [1, 0, 1, 0]
-    assert both.likeness[0].tolist() == pytest.approx([0.95, 0.9, 0.86, 0.2])
-    assert both.found[0].tolist() == [True, True, True, False]
+    rows = torch.tensor([4, 2, 0, 3, 1])
+    likeness = torch.tensor([0.99, 0.86, 0.95, 0.9, 0.5])
+    found = torch.tensor([False, True, True, False, True])
+    seen.improve_(1, Patches(rows, torch.ones(5, 2), torch.ones(5, 2, 2), likeness, found))
+    # More alike; less alike; found at last; still lost; lost now; not sent.
+    assert seen.points[:, 1, 0].tolist() == [1, 0, 1, 0, 0, 0]
+    assert seen.affine[:, 1, 0, 1].tolist() == [1, 0, 1, 0, 0, 0]
+    assert seen.likeness[:, 1].tolist() == pytest.approx([0.95, 0.9, 0.86, 0.2, 0.9, 0.9])
+    assert seen.found[:, 1].tolist() == [True, True, True, False, True, True]
+    # Other frames are as they were.
+    for t in (0, 2):
+        assert not seen.points[:, t].any() and not seen.affine[:, t].any()
+        assert torch.equal(seen.likeness[:, t], alike_before)
+        assert torch.equal(seen.found[:, t], found_before)
