@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from known_scene import KnownBackbone
+from slow_sampling import slow_sample
 from torch import Tensor
 
-from dino_tracker_ros.tracking.evidence import Evidence, FeatureMaps
+from dino_tracker_ros.tracking.evidence import Evidence, FeatureMap, feature_map
 from dino_tracker_ros.tracking.hypotheses import NEVER
+from dino_tracker_ros.tracking.matching import unit_length
 from dino_tracker_ros.tracking.settings import HypothesesSettings
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 
@@ -22,8 +24,11 @@ OPTIONS = HypothesesSettings(
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def scene_maps(scale: float = 1.0, stride: int = 14) -> FeatureMaps:
-    """Both maps of a scene whose features tell places apart."""
+Maps = tuple[FeatureMap, FeatureMap]
+
+
+def scene_maps(scale: float = 1.0, stride: int = 14) -> Maps:
+    """What finds and what places in a scene whose features tell places apart."""
     backbone = KnownBackbone(MOTION, stride)
     finding = TokenGrid(HEIGHT, WIDTH, 14, stride)
     placing = TokenGrid(HEIGHT, WIDTH, 14, stride, scale)
@@ -32,7 +37,7 @@ def scene_maps(scale: float = 1.0, stride: int = 14) -> FeatureMaps:
         maps = [backbone.at(t, grid.centres().reshape(-1, 2)).T for t in range(len(MOTION))]
         return torch.stack(maps)
 
-    return FeatureMaps(features(finding), finding, features(placing), placing)
+    return feature_map(features(finding), finding), feature_map(features(placing), placing)
 
 
 def scene_queries() -> Tensor:
@@ -40,14 +45,21 @@ def scene_queries() -> Tensor:
     return torch.stack([x.flatten(), y.flatten()], dim=-1)
 
 
-def evidence_of(maps: FeatureMaps, frames: Tensor, points: Tensor) -> Evidence:
-    return Evidence(maps, frames, points, OPTIONS)
+def evidence_of(maps: Maps, frames: Tensor, points: Tensor) -> Evidence:
+    return Evidence(*maps, frames, points, OPTIONS)
+
+
+def priced(evidence: Evidence, frame: int, points: Tensor) -> Tensor:
+    """Prices [N, M] of points [N, M, 2] of a frame, M for every query."""
+    rows = torch.arange(len(points)).repeat_interleave(points.shape[1])
+    return evidence.price(frame, rows, points.flatten(0, 1)).view(points.shape[:2])
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.5, 2.0])
 @pytest.mark.parametrize("stride", [14, 7])
 def test_a_candidate_is_at_the_true_place_and_costs_nothing(scale: float, stride: int) -> None:
     maps, queries = scene_maps(scale, stride), scene_queries()
+    spacing = maps[1].grid.spacing
     evidence = evidence_of(maps, torch.zeros(len(queries)).long(), queries)
     for t, motion in enumerate(MOTION):
         truth = queries + torch.tensor(motion)
@@ -56,17 +68,17 @@ def test_a_candidate_is_at_the_true_place_and_costs_nothing(scale: float, stride
         nearest = error.argmin(dim=1)
         rows = torch.arange(len(queries))
         # Half a diagonal of the placing tokens at worst; a soft maximum does better.
-        assert error[rows, nearest].max() < 0.71 * maps.placing_grid.spacing
-        assert error[rows, nearest].median() < 0.4 * maps.placing_grid.spacing
+        assert error[rows, nearest].max() < 0.71 * spacing
+        assert error[rows, nearest].median() < 0.4 * spacing
         # The cheapest one is there too.
         cheapest = error[rows, found.price.argmin(dim=1)]
-        assert (cheapest < 0.71 * maps.placing_grid.spacing).float().mean() > 0.9
+        assert (cheapest < 0.71 * spacing).float().mean() > 0.9
         assert found.price.min(dim=1).values.median() < 0.5
-        there = evidence.price(t, truth[:, None])[:, 0]
-        away = evidence.price(t, truth[:, None] + torch.tensor([25.0, 0.0]))[:, 0]
+        there = evidence.price(t, rows, truth)
+        away = evidence.price(t, rows, truth + torch.tensor([25.0, 0.0]))
         assert there.median() < 0.5
         assert (away > there + 3).all()
-        assert (found.variance == (0.5 * maps.placing_grid.spacing) ** 2).all()
+        assert (found.variance == (0.5 * spacing) ** 2).all()
         assert not found.sure.any()
 
 
@@ -76,7 +88,7 @@ def test_candidates_cost_what_they_are_asked_for() -> None:
     evidence = evidence_of(maps, torch.zeros(len(queries)).long(), queries)
     found = evidence.candidates(1)
     real = found.price < NEVER
-    torch.testing.assert_close(evidence.price(1, found.points)[real], found.price[real])
+    torch.testing.assert_close(priced(evidence, 1, found.points)[real], found.price[real])
 
 
 # ---- tokens of nothing in common: prices by hand ----
@@ -99,8 +111,8 @@ def asked(
 ) -> dict[int, float]:
     """Prices in frame 1 of the tokens that look like token TRUE of frame `home`."""
     query = at_token(TRUE)[None]
-    features = FeatureMaps(maps, GRID, maps, GRID)
-    found = Evidence(features, torch.tensor([home]), query, settings).candidates(1)
+    features = feature_map(maps, GRID)
+    found = Evidence(features, features, torch.tensor([home]), query, settings).candidates(1)
     centres = GRID.centres().reshape(-1, 2)
     prices = {}
     for point, price in zip(found.points[0], found.price[0].tolist()):
@@ -160,8 +172,8 @@ def test_there_may_be_fewer_matches_than_are_asked_for() -> None:
     hill = (-(centres - at_token(TRUE)).square().sum(dim=-1) / 4e3).exp()
     maps[1] = 0.0
     maps[1, TRUE], maps[1, 0] = hill, (1 - hill.square()).sqrt()
-    features = FeatureMaps(maps, GRID, maps, GRID)
-    found = Evidence(features, torch.tensor([0]), query, OPTIONS).candidates(1)
+    features = feature_map(maps, GRID)
+    found = evidence_of((features, features), torch.tensor([0]), query).candidates(1)
     assert found.price.shape == (1, 5)
     assert (found.price < NEVER).sum() == 1
     assert found.points.isfinite().all()
@@ -170,8 +182,8 @@ def test_there_may_be_fewer_matches_than_are_asked_for() -> None:
 def test_a_map_of_four_equal_tokens_is_survived() -> None:
     tiny = TokenGrid(1, 1)
     alike = torch.ones(2, 3, tiny.rows * tiny.cols) / 3**0.5
-    features = FeatureMaps(alike, tiny, alike, tiny)
-    found = Evidence(features, torch.tensor([0]), torch.zeros(1, 2), OPTIONS).candidates(1)
+    features = feature_map(alike, tiny)
+    found = evidence_of((features, features), torch.tensor([0]), torch.zeros(1, 2)).candidates(1)
     assert found.price.tolist() == [[pytest.approx(0, abs=1e-3)] * 4]
     assert found.points.isfinite().all()
 
@@ -187,10 +199,10 @@ def test_points_on_the_border_are_found_there(scale: float) -> None:
     evidence = evidence_of(maps, torch.zeros(len(queries)).long(), queries)
     found = evidence.candidates(0)
     error = (found.points - queries[:, None]).norm(dim=-1).min(dim=1).values
-    assert error.max() < 0.71 * maps.placing_grid.spacing
-    assert evidence.price(0, queries[:, None]).max() < 3
+    assert error.max() < 0.71 * maps[1].grid.spacing
+    assert evidence.price(0, torch.arange(len(queries)), queries).max() < 3
     # Nothing is seen far outside the picture.
-    outermost = maps.placing_grid.centres().reshape(-1, 2).amax(dim=0)
+    outermost = maps[1].grid.centres().reshape(-1, 2).amax(dim=0)
     assert (found.points >= -0.5 - 1e-3).all() and (found.points <= outermost + 1e-3).all()
 
 
@@ -201,11 +213,50 @@ def test_queries_of_several_frames_are_judged_together_as_alone() -> None:
     together = evidence_of(maps, frames, queries)
     whole = together.candidates(1)
     places = queries[:, None] + torch.tensor([[0.0, 0.0], [8.0, -5.0]])
-    prices = together.price(1, places)
+    prices = priced(together, 1, places)
     for n in range(len(queries)):
         alone = evidence_of(maps, frames[n : n + 1], queries[n : n + 1])
         found = alone.candidates(1)
         torch.testing.assert_close(found.points, whole.points[n : n + 1])
         torch.testing.assert_close(found.price, whole.price[n : n + 1], atol=1e-3, rtol=1e-3)
-        price = alone.price(1, places[n : n + 1])
+        price = priced(alone, 1, places[n : n + 1])
         torch.testing.assert_close(price, prices[n : n + 1], atol=1e-3, rtol=1e-3)
+
+
+def slow_cosines(
+    maps: Maps, home: int, query: Tensor, frame: int, point: Tensor
+) -> tuple[float, float, float]:
+    """From the features at a place: how well finding fits, both maps fit, and the best token of
+    the query's frame fits."""
+    values = []
+    for which in maps:
+        tokens = which.units.double().unflatten(2, (which.grid.rows, which.grid.cols))
+        there = unit_length(slow_sample(tokens[frame], *point.tolist(), which.grid), dim=0)
+        own = unit_length(slow_sample(tokens[home], *query.tolist(), which.grid), dim=0)
+        values.append((float(there @ own), float((there @ which.units[home].double()).max())))
+    (finding, back), (placing, _) = values
+    return finding, 0.75 * finding + 0.25 * placing, back
+
+
+def test_prices_of_some_rows_in_any_order_are_the_slow_ones() -> None:
+    maps, queries = scene_maps(1.5), scene_queries()[:6]
+    frames = torch.tensor([0, 2, 1, 0, 2, 2])
+    queries = queries + torch.tensor(MOTION)[frames]
+    evidence = evidence_of(maps, frames, queries)
+    rows = torch.tensor([4, 0, 4, 5, 1, 1, 0, 4])
+    generator = torch.Generator().manual_seed(0)
+    moved = torch.tensor(MOTION)[1] - torch.tensor(MOTION)[frames[rows]]
+    places = queries[rows] + moved + 12 * torch.randn(len(rows), 2, generator=generator)
+    expected = []
+    for row, place in zip(rows.tolist(), places, strict=True):
+        home, query = int(frames[row]), queries[row]
+        best = max(
+            slow_cosines(maps, home, query, 1, point)[1]
+            for point in evidence.candidates(1).points[row]
+        )
+        finding, likeness, back = slow_cosines(maps, home, query, 1, place)
+        lack = max(0.0, best - likeness) + OPTIONS.way_back * max(0.0, back - finding)
+        expected.append(min(lack / OPTIONS.temperature, OPTIONS.most_price))
+    assert max(expected) > 5 and min(expected) < 3
+    assert evidence.price(1, rows, places).tolist() == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert len(evidence.price(1, rows[:0], places[:0])) == 0

@@ -69,8 +69,8 @@ class Features:
     def __init__(self, truth: Tensor, blind: Sequence[int] = ()) -> None:
         self.truth, self.blind = truth, blind
 
-    def __call__(self, frame: int, points: Tensor) -> Tensor:
-        far = (points - self.truth[:, None, frame]).norm(dim=-1)
+    def __call__(self, frame: int, rows: Tensor, points: Tensor) -> Tensor:
+        far = (points - self.truth[rows, frame]).norm(dim=-1)
         price = (far / TOKEN).square().clamp(max=5.0)
         return torch.full_like(price, 5.0) if frame in self.blind else price
 
@@ -280,3 +280,41 @@ def test_a_point_that_leaves_the_picture_is_found_when_it_returns() -> None:
     assert path.isfinite().all()
     seen = [t for t in range(FRAMES) if t not in outside]
     assert off_by(path, truth)[0, seen].max() < 1
+
+
+class Asked(Features):
+    """Remembers what it is asked; even the truth costs something."""
+
+    def __init__(self, truth: Tensor) -> None:
+        super().__init__(truth)
+        self.rows: dict[int, list[int]] = {}
+
+    def __call__(self, frame: int, rows: Tensor, points: Tensor) -> Tensor:
+        assert points.shape == (len(rows), 2)
+        assert frame not in self.rows
+        self.rows[frame] = rows.tolist()
+        return super().__call__(frame, rows, points) + 1.0
+
+
+def test_features_are_asked_only_of_paths_that_may_win() -> None:
+    truth = torch.stack([line((40, 30)), line((100, 90))])
+    # Wherever they might jump to is far from where flow leads.
+    twin = torch.tensor([60.0, -25.0])
+    registered = torch.tensor([[True], [False]])
+    candidates = []
+    for t in range(FRAMES):
+        patch = matches(truth[:, t], price=-3.0, sure=True)
+        price = torch.where(registered, patch.price, NEVER)
+        patch = replace(patch, price=price, sure=registered)
+        candidates.append(joined(matches(truth[:, t] + twin, price=2.0), patch))
+    asked = Asked(truth)
+    path = followed(truth, candidates, even_flow(), price=asked)
+    assert off_by(path, truth).max() < 0.5
+    assert sorted(asked.rows) == list(range(1, FRAMES))
+    # At first there is one path a point; point 0's is registered.
+    assert asked.rows[1] == [1]
+    # Then there is the jump to the twin as well; the other places are not taken.
+    assert asked.rows[2] == [0, 1, 1]
+    # Along the registered path nobody asks later either.
+    everything = [row for rows in asked.rows.values() for row in rows]
+    assert everything.count(0) < (FRAMES - 1) * (OPTIONS.kept - 1)
