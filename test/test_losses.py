@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from dino_tracker_ros.tracking import losses
+from dino_tracker_ros.tracking.matching import lengths
 
 
 def test_position_loss_by_hand() -> None:
@@ -100,31 +102,50 @@ def test_cycle_weight_by_hand() -> None:
     assert found.tolist() == pytest.approx(expected)
 
 
+def norm_prior(refined: Tensor, raw: Tensor) -> Tensor:
+    return losses.norm_prior(lengths(refined), lengths(raw))
+
+
+def angle_prior(refined: Tensor, raw: Tensor) -> Tensor:
+    return losses.angle_prior(refined / lengths(refined), raw / lengths(raw))
+
+
 def test_priors_by_hand() -> None:
     # Two tokens of one frame as columns: (3, 4) and (0, 2).
     raw = torch.tensor([[[3.0, 0.0], [4.0, 2.0]]])
     refined = torch.tensor([[[6.0, 3.0], [8.0, 0.0]]])
     # Norms 10/5 and 3/2: off by 1 and 0.5. Angles: none, and a right one.
-    assert float(losses.norm_prior(refined, raw)) == pytest.approx((1.0 + 0.5) / 2)
-    assert float(losses.angle_prior(refined, raw)) == pytest.approx((0.0 + 1.0) / 2)
+    assert float(norm_prior(refined, raw)) == pytest.approx((1.0 + 0.5) / 2)
+    assert float(angle_prior(refined, raw)) == pytest.approx((0.0 + 1.0) / 2)
     # Shorter counts as much as longer; opposite directions are 2 apart.
-    assert float(losses.norm_prior(0.25 * raw, raw)) == pytest.approx(0.75)
-    assert float(losses.angle_prior(-raw, raw)) == pytest.approx(2.0)
+    assert float(norm_prior(0.25 * raw, raw)) == pytest.approx(0.75)
+    assert float(angle_prior(-raw, raw)) == pytest.approx(2.0)
 
 
 def test_priors_of_unchanged_features_are_zero() -> None:
     raw = torch.randn(2, 6, 9)
-    assert float(losses.norm_prior(raw, raw)) == 0
-    assert float(losses.angle_prior(raw, raw)) == pytest.approx(0, abs=1e-6)
+    assert float(norm_prior(raw, raw)) == 0
+    assert float(angle_prior(raw, raw)) == pytest.approx(0, abs=1e-6)
 
 
 def test_priors_survive_tokens_of_zeros() -> None:
     raw = torch.zeros(1, 4, 3)
     refined = torch.zeros(1, 4, 3, requires_grad=True)
-    total = losses.norm_prior(refined, raw) + losses.angle_prior(refined, raw)
+    total = norm_prior(refined, raw) + angle_prior(refined, raw)
     total.backward()
     assert total.isfinite()
     assert refined.grad.isfinite().all()
+
+
+def test_lengths_and_their_gradients_are_those_of_the_norm() -> None:
+    values = torch.randn(2, 6, 9)
+    found, expected = values.clone().requires_grad_(), values.clone().requires_grad_()
+    assert lengths(found).shape == (2, 1, 9)
+    torch.testing.assert_close(lengths(found)[:, 0], expected.norm(dim=1))
+    lengths(found).sum().backward()
+    expected.norm(dim=1).sum().backward()
+    torch.testing.assert_close(found.grad, expected.grad)
+    assert (lengths(torch.zeros(1, 3, 2)) > 0).all()
 
 
 def test_the_published_divisors() -> None:
