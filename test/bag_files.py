@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_tracker_ros.evaluation.bags.message_types import IMAGE
+from dino_tracker_ros.evaluation.bags.tracks import write_tracks
 from dino_tracker_ros.evaluation.bags.writer import BagWriter, new_bag
 from dino_tracker_ros.tracking.clip import Frame
+from dino_tracker_ros.tracking.tracks import Tracks
 
 HEIGHT, WIDTH = 24, 40
 STORAGES = ("mcap", "sqlite3", "ros1")
@@ -46,6 +48,14 @@ def write_pictures(
             for topic in topics:
                 bag.write_image(topic, Frame(picture(index), stamp), "camera", form)
     return path
+
+
+def write_track_bag(
+    path: Path, tracks: Tracks, ids: NDArray[np.uint32], topic: str = "/tracks"
+) -> None:
+    """A bag of one TrackArray."""
+    with new_bag(path) as bag:
+        write_tracks(bag, topic, tracks, ids, "camera")
 
 
 def write_raw(bag: BagWriter, stamp: int, image: NDArray[np.uint8], **changes: Any) -> None:

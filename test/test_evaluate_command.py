@@ -11,11 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from bag_files import write_track_bag
 from tracker_double import VELOCITY, TrackerDouble
 
 from dino_tracker_ros import cli
 from dino_tracker_ros.evaluation import baselines, suite
-from dino_tracker_ros.evaluation.bags.tracks import write_track_bag, write_tracks
+from dino_tracker_ros.evaluation.bags.tracks import write_tracks
 from dino_tracker_ros.evaluation.bags.writer import new_bag
 from dino_tracker_ros.evaluation.report.results import load_results
 from dino_tracker_ros.evaluation.tracks_file import save_tracks
@@ -176,7 +177,7 @@ def test_recorded_tracks_are_scored_without_a_tracker(run, tmp_path, kind):
         save_tracks(recorded, tracks, Settings())
     else:
         pytest.importorskip("rosbags", reason="bags are written with it")
-        write_track_bag(recorded, tracks, np.array([7, 9], np.uint32), "camera")
+        write_track_bag(recorded, tracks, np.array([7, 9], np.uint32))
 
     def refuse(settings: Settings) -> TrackerDouble:
         raise AssertionError("no tracker is needed")
@@ -249,7 +250,7 @@ def test_known_tracks_may_be_in_the_bag(run, tmp_path):
 
 def test_every_topic_is_a_clip_and_the_range_counts(run, bag, tmp_path):
     write_track_bag(
-        tmp_path / "other", true_tracks(bag_stamps()), np.arange(2, dtype=np.uint32), "camera"
+        tmp_path / "other", true_tracks(bag_stamps()), np.arange(2, dtype=np.uint32)
     )
     code, out, err = run(
         bag, "--truth", tmp_path / "other", "--topic", "/left", "/right", "--end", 0.21,
@@ -269,7 +270,7 @@ def test_bags_of_tracks_alone_are_passed_over_in_a_folder(run, tmp_path):
     make_bag(folder / "run1", topics=("/image",))
     (tmp_path / "clip" / "gt.npz").rename(folder / "run1.npz")
     write_track_bag(
-        folder / "tracks1", true_tracks(bag_stamps()), np.arange(2, dtype=np.uint32), "camera"
+        folder / "tracks1", true_tracks(bag_stamps()), np.arange(2, dtype=np.uint32)
     )
     (folder / "cut_off").mkdir()
     (folder / "cut_off" / "metadata.yaml").write_text("rosbag2_bagfile_information:")

@@ -9,9 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from bag_files import write_track_bag
 
 from dino_tracker_ros.evaluation.bags.reader import BagError
-from dino_tracker_ros.evaluation.bags.tracks import write_track_bag, write_tracks
+from dino_tracker_ros.evaluation.bags.tracks import write_tracks
 from dino_tracker_ros.evaluation.bags.writer import new_bag
 from dino_tracker_ros.evaluation.npz_file import NpzError
 from dino_tracker_ros.evaluation.tracks_file import save_tracks
@@ -234,7 +235,7 @@ def test_truth_of_every_kind(tmp_path):
     (tmp_path / "walk.pkl").write_bytes(pickle.dumps([tap_vid()], 2))
     save_tracks(tmp_path / "walk.npz", run(), Settings())
     ids = np.arange(N, dtype=np.uint32)
-    write_track_bag(tmp_path / "bag", run(), ids, "camera")
+    write_track_bag(tmp_path / "bag", run(), ids)
     for name in ("walk.csv", "walk.pkl", "walk.npz", "bag"):
         truth = load_truth(tmp_path / name, STAMPS, WIDTH, HEIGHT)
         assert truth.queries[:, 0].tolist() == [0] * N, name

@@ -96,22 +96,6 @@ def test_trails_fade_with_age_and_stop_where_hidden():
     assert short[40, 40].max() == 0
 
 
-def test_truth_is_drawn_where_it_is_known():
-    tracks = make_tracks()
-    truth = tracks.points + np.float32(20)
-    with_truth = draw_overlay(grey(), tracks, 0, true_points=truth)
-    assert with_truth[60, 50].min() > 200  # the white cross
-    nowhere = np.full_like(truth, np.nan)
-    np.testing.assert_array_equal(
-        draw_overlay(grey(), tracks, 0, true_points=nowhere), draw_overlay(grey(), tracks, 0)
-    )
-    none = np.zeros((2, T), bool)
-    np.testing.assert_array_equal(
-        draw_overlay(grey(), tracks, 0, true_points=truth, true_visible=none),
-        draw_overlay(grey(), tracks, 0),
-    )
-
-
 def test_points_outside_or_not_finite_do_no_harm():
     image = grey()
     points = np.array([[np.nan, 4], [1e9, -1e9], [np.inf, 3], [-5, 60]], np.float32)

@@ -25,8 +25,8 @@ BADJA_SIZE = (854, 480)  # px, (width, height) at which delta_3px is defined
 BADJA_DISTANCE = 3.0  # px
 BADJA_FACTOR = 0.2  # of √(mask area)
 
-RIGHT_DISTANCE = 8.0  # px at 256 x 256; nearer is on the point
-LOST_DISTANCE = 50.0  # px at 256 x 256; farther is lost
+RIGHT_DISTANCE = 8.0  # px at 256×256; nearer is on the point
+LOST_DISTANCE = 50.0  # px at 256×256; farther is lost
 HIDDEN_FRAMES = 5  # an occlusion of at least so many frames is one to recover from
 FOUND_FRAMES = 5  # frames in which to recover
 STILL_FRAMES = 5  # frames of a window in which a point is still
@@ -108,7 +108,7 @@ def survived_counts(
     """Scored frames [N] before a track is lost: first farther than 50 px from its visible point.
 
     Survival is their share of all scored frames (Zheng et al. 2023, PointOdyssey: frames until
-    failure over the video's, failure being 50 px at 256 x 256). Where the query is not in the first
+    failure over the video's, failure being 50 px at 256×256). Where the query is not in the first
     frame and earlier frames count, time runs away from the query in both directions.
     """
     lost = visible & ~(distance <= LOST_DISTANCE)
@@ -132,7 +132,7 @@ def switch_counts(
     """How often each track jumps onto another's point [N]: CLEAR MOT's mismatches.
 
     In a frame where its own point is visible and the track claims one, a track is on its own
-    point if within 8 px (at 256 x 256), else on the nearest visible one within 8 px. A switch is
+    point if within 8 px (at 256×256), else on the nearest visible one within 8 px. A switch is
     counted when it comes onto another's than the one it was on last (Bernardin & Stiefelhagen
     2008, sec. 2); coming home is none, and to be on no point changes nothing. Points less than
     16 px apart cannot be told from drift and are no candidates for each other. Time runs away
@@ -183,7 +183,7 @@ def re_found_counts(
     verdict.
 
     Args:
-        right: bool [N, T], claimed, visible and placed within 8 px (at 256 x 256).
+        right: bool [N, T], claimed, visible and placed within 8 px (at 256×256).
     """
 
     def one_way(scored: Flags, visible: Flags, right: Flags) -> Ints:
@@ -211,7 +211,7 @@ def jitter_sums(
 
     Args:
         points, true_points: [N, T, 2], (x, y) in pixels of the image.
-        right: bool [N, T], claimed, visible and placed within 8 px (at 256 x 256).
+        right: bool [N, T], claimed, visible and placed within 8 px (at 256×256).
     """
     if points.shape[1] < STILL_FRAMES:
         return np.zeros(len(points), np.int64), np.zeros(len(points))
@@ -228,7 +228,7 @@ def confidence_sums(
 ) -> tuple[Ints, Floats, Ints]:
     """Ten bins of confidence, [N, 10] each: frames, sum of confidence, frames that were right.
 
-    Right is a visible point placed within 8 px (at 256 x 256), which is what confidence promises.
+    Right is a visible point placed within 8 px (at 256×256), which is what confidence promises.
     An unknown confidence is 0.
     """
     given = np.clip(np.nan_to_num(confidence.astype(np.float64), nan=0.0), 0, 1)

@@ -22,6 +22,7 @@ from typing import Generic, TypeVar
 Piece = TypeVar("Piece")
 Outcome = TypeVar("Outcome")
 
+CORES = 4  # that a piece of work without a GPU takes; more bring little
 PATIENCE = 15.0  # s that a process gets for its own children when it is told to end
 
 

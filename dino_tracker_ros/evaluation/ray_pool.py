@@ -6,13 +6,12 @@ import socket
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
-from dino_tracker_ros.evaluation.parallel import PATIENCE, Lost
+from dino_tracker_ros.evaluation.parallel import CORES, PATIENCE, Lost
 from dino_tracker_ros.tracking.errors import TrackerError
 
 Piece = TypeVar("Piece")
 Outcome = TypeVar("Outcome")
 
-CORES = 4  # of a machine that one piece takes; more bring little
 KNOCK = 10.0  # s that a cluster has to answer
 
 

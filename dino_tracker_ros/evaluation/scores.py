@@ -127,7 +127,7 @@ class CalibrationBin:
     Attributes:
         count: frames.
         mean_confidence: 0..1; NaN of no frames, as is the next.
-        right: share of them in which the point is visible and within 8 px at 256 x 256.
+        right: share of them in which the point is visible and within 8 px at 256×256.
     """
 
     low: float
@@ -188,12 +188,12 @@ HEADLINES = (
     ),
     Metric(
         "delta_3px", "δ_3px", "%", True,
-        "BADJA: labelled joints placed within 3 px at 854 x 480",
+        "BADJA: labelled joints placed within 3 px at 854×480",
         lambda sums: _optional_ratio(sums.near_3px, sums.visible),
     ),
     Metric(
         "delta_average", "δ_avg", "%", True,
-        "TAP-Vid: visible points placed within 1, 2, 4, 8 and 16 px at 256 x 256, averaged",
+        "TAP-Vid: visible points placed within 1, 2, 4, 8 and 16 px at 256×256, averaged",
         lambda sums: _delta(sums).mean(axis=-1),
     ),
     Metric(
@@ -209,32 +209,32 @@ HEADLINES = (
     ),
     Metric(
         "survival", "survival", "%", True,
-        "PointOdyssey: frames before the track is first over 50 px (at 256 x 256) from its visible "
+        "PointOdyssey: frames before the track is first over 50 px (at 256×256) from its visible "
         "point",
         lambda sums: _optional_ratio(sums.survived, sums.frames),
     ),
     Metric(
         "re_found", "re-found", "%", True,
-        "re-appearances after 5 hidden frames or more that are claimed within 8 px (at 256 x 256) "
+        "re-appearances after 5 hidden frames or more that are claimed within 8 px (at 256×256) "
         "in one of the first 5 frames",
         lambda sums: _optional_ratio(sums.found, sums.appearances),
     ),
     Metric(
         "id_switches", "id switches", "", False,
-        "CLEAR MOT's mismatches: jumps to within 8 px (at 256 x 256) of another track's point, per "
+        "CLEAR MOT's mismatches: jumps to within 8 px (at 256×256) of another track's point, per "
         "100 visible frames",
         lambda sums: _ratio(100 * sums.switches, sums.visible),
     ),
     Metric(
         "jitter", "jitter", "px", False,
         "RMS distance of the error from its mean over 5 frames in which the point is still "
-        "(within 0.5 px) and the track on it (within 8 px at 256 x 256), in pixels of the image",
+        "(within 0.5 px) and the track on it (within 8 px at 256×256), in pixels of the image",
         lambda sums: np.sqrt(_ratio(sums.still_squares, sums.still_windows)),
     ),
     Metric(
         "calibration_error", "ECE", "%", False,
         "expected calibration error: how far confidence is from the share of points that are "
-        "visible and within 8 px (at 256 x 256), over ten bins",
+        "visible and within 8 px (at 256×256), over ten bins",
         _calibration_error,
     ),
 )  # fmt: skip
@@ -244,7 +244,7 @@ METRICS = (
     *(
         Metric(
             f"delta_{threshold}", f"δ_{threshold}", "%", True,
-            f"TAP-Vid: visible points placed within {threshold} px at 256 x 256",
+            f"TAP-Vid: visible points placed within {threshold} px at 256×256",
             _at_threshold(_delta, index),
         )
         for index, threshold in enumerate(TAP_VID_THRESHOLDS)
@@ -252,7 +252,7 @@ METRICS = (
     *(
         Metric(
             f"jaccard_{threshold}", f"J_{threshold}", "%", True,
-            f"TAP-Vid: the Jaccard index of AJ within {threshold} px at 256 x 256",
+            f"TAP-Vid: the Jaccard index of AJ within {threshold} px at 256×256",
             _at_threshold(_jaccard, index),
         )
         for index, threshold in enumerate(TAP_VID_THRESHOLDS)

@@ -28,7 +28,7 @@ from dino_tracker_ros.evaluation.inputs import Input, files_fingerprint, fingerp
 from dino_tracker_ros.evaluation.live.replay import replay_clip
 from dino_tracker_ros.evaluation.metrics import Mode
 from dino_tracker_ros.evaluation.offline import ClipTracker, Progress, track_frames
-from dino_tracker_ros.evaluation.parallel import Lost, run_in_processes
+from dino_tracker_ros.evaluation.parallel import CORES, Lost, run_in_processes
 from dino_tracker_ros.evaluation.ray_pool import run_on_ray
 from dino_tracker_ros.evaluation.report.results import (
     ClipResult,
@@ -49,7 +49,6 @@ from dino_tracker_ros.tracking.tracker import DinoTracker
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.visualization.output import make_folder
 
-CORES = 4  # for each job of this machine without a GPU; more bring little
 FLOW_NAMES = {"dis": "DIS", "raft_large": "RAFT", "raft_small": "RAFT small"}
 INPUT, PLAN = "input fingerprint", "plan fingerprint"  # in a result's run information
 

@@ -12,8 +12,6 @@ from dino_tracker_ros.tracking.tracks import Tracks
 
 _SHIFT = 4  # OpenCV draws at 1/2**4 px
 _DARK = (24, 24, 24)
-_LIGHT = (245, 245, 245)
-_ERROR = (255, 60, 60)
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
@@ -58,8 +56,6 @@ def draw_overlay(
     *,
     ids: Sequence[int] | NDArray[np.integer] | None = None,
     trail: int = 8,
-    true_points: NDArray[np.float32] | None = None,
-    true_visible: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
     """A copy of the picture with the tracks as they stand in one frame.
 
@@ -69,8 +65,6 @@ def draw_overlay(
         frame_index: which frame the picture is, 0..T-1.
         ids: N numbers that choose the colours; None colours points by their queries' places.
         trail: frames of the past that fade behind each point.
-        true_points: [N, T, 2]; a white cross at each, and a line to where it was predicted.
-        true_visible: bool [N, T], which of the true points to draw.
     """
     if ids is None:
         colours = place_colours(tracks.queries, tracks.width, tracks.height)
@@ -78,12 +72,6 @@ def draw_overlay(
         colours = id_colours(ids)
     radius = point_radius(tracks.width, tracks.height)
     drawn = _draw_trails(image, tracks, frame_index, colours, radius, trail)
-    if true_points is not None:
-        true_now, now = true_points[:, frame_index], tracks.points[:, frame_index]
-        if true_visible is not None:
-            shown = true_visible[:, frame_index]
-            true_now, now = true_now[shown], now[shown]
-        _draw_truth(drawn, now, true_now, radius)
     draw_points(
         drawn, tracks.points[:, frame_index], tracks.occluded[:, frame_index], colours, radius
     )
@@ -178,25 +166,6 @@ def _draw_trails(
     front = cv2.multiply(layer, alpha, scale=1 / 255)
     back = cv2.multiply(image, 255 - alpha, scale=1 / 255)
     return cv2.add(front, back).astype(np.uint8)
-
-
-def _draw_truth(
-    image: NDArray[np.uint8],
-    points: NDArray[np.float32],
-    true_points: NDArray[np.float32],
-    radius: float,
-) -> None:
-    arm = round((radius + 1) * 2**_SHIFT)
-    for place, true_place in zip(_fixed(points), _fixed(true_points)):
-        if true_place is None:
-            continue
-        if place is not None:
-            cv2.line(image, place, true_place, _ERROR, 1, cv2.LINE_AA, _SHIFT)
-        x, y = true_place
-        for colour, width in ((_DARK, 3), (_LIGHT, 1)):
-            for dx, dy in ((arm, 0), (0, arm)):
-                start, end = (x - dx, y - dy), (x + dx, y + dy)
-                cv2.line(image, start, end, colour, width, cv2.LINE_AA, _SHIFT)
 
 
 def _fixed(points: NDArray[np.float32]) -> list[tuple[int, int] | None]:

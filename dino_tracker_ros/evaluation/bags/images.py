@@ -56,16 +56,6 @@ def read_bag(
     return BagFrames(path, topic, count, begin, until)
 
 
-def image_topics(path: Path) -> list[str]:
-    """Names of the topics with images.
-
-    Raises:
-        BagError: no such bag, or a damaged one.
-    """
-    with BagReader(path) as reader:
-        return sorted({topic.name for topic in reader.topics if topic.type in IMAGE_TYPES})
-
-
 class BagFrames(LazyFrames):
     """The images of a bag, all of one size; `read_bag` makes it.
 

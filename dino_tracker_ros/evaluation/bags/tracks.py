@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,10 @@ from numpy.typing import NDArray
 from dino_tracker_ros.evaluation.assembly import Clip, join_clips
 from dino_tracker_ros.evaluation.bags.message_types import TRACK, TRACK_ARRAY, typestore
 from dino_tracker_ros.evaluation.bags.reader import BagError, BagReader
-from dino_tracker_ros.evaluation.bags.writer import BagWriter, new_bag
+from dino_tracker_ros.evaluation.bags.writer import BagWriter
 from dino_tracker_ros.tracking.tracks import Tracks
 
 _ARRAYS = ("x", "y", "occluded", "confidence")
-
-
-@dataclass(frozen=True)
-class RecordedTracks:
-    """What one topic of a bag says about points.
-
-    Attributes:
-        topic: its name.
-        frame_id: of the images.
-        clips: tracks and ids of each message, in the order of publication.
-        times: when each message was recorded, ns.
-    """
-
-    topic: str
-    frame_id: str
-    clips: tuple[Clip, ...]
-    times: tuple[int, ...]
 
 
 def read_track_bag(path: Path, topic: str = "") -> tuple[Tracks, NDArray[np.uint32]]:
@@ -43,13 +25,13 @@ def read_track_bag(path: Path, topic: str = "") -> tuple[Tracks, NDArray[np.uint
         topic: of TrackArray; empty takes the only one there is.
 
     Raises:
-        BagError: as `read_track_messages`.
+        BagError: as `read_clips`.
     """
-    return join_clips(read_track_messages(path, topic).clips)
+    return join_clips(read_clips(path, topic))
 
 
-def read_track_messages(path: Path, topic: str = "") -> RecordedTracks:
-    """The messages of one topic of TrackArray, each as tracks.
+def read_clips(path: Path, topic: str = "") -> list[Clip]:
+    """The tracks and ids of each message on one topic, in the order of publication.
 
     Args:
         path: of a ROS 1 or ROS 2 bag.
@@ -63,8 +45,7 @@ def read_track_messages(path: Path, topic: str = "") -> RecordedTracks:
         topic = reader.choose_topic(topic, [TRACK_ARRAY], "tracks")
         _check_version(reader, topic)
         clips: list[Clip] = []
-        times = []
-        frame_id, newest = "", -1
+        newest = -1
         for number, recorded in enumerate(reader.messages(topic, [TRACK_ARRAY])):
             what = f"message {number} on {topic} in bag '{path}'"
             message = reader.deserialize(recorded)
@@ -74,7 +55,7 @@ def read_track_messages(path: Path, topic: str = "") -> RecordedTracks:
                     "or one was started anew, and the ids of their points do not go together; "
                     "record each run into a bag of its own"
                 )
-            newest, frame_id = message.clip_id, frame_id or message.header.frame_id
+            newest = message.clip_id
             clip = _clip_of(message, what)
             size = (clip[0].width, clip[0].height)
             if clips and size != (clips[0][0].width, clips[0][0].height):
@@ -84,25 +65,9 @@ def read_track_messages(path: Path, topic: str = "") -> RecordedTracks:
                     f"{first.width}x{first.height}: record each size into a bag of its own"
                 )
             clips.append(clip)
-            times.append(recorded.time)
     if not clips:
         raise BagError(f"bag '{path}' has no message on {topic}: did the node finish a clip?")
-    return RecordedTracks(topic, frame_id, tuple(clips), tuple(times))
-
-
-def write_track_bag(
-    path: Path,
-    tracks: Tracks,
-    ids: NDArray[np.uint32],
-    frame_id: str,
-    topic: str = "/tracks",
-    storage: str = "mcap",
-    overwrite: bool = False,
-) -> None:
-    """Writes tracks as a bag of one TrackArray; the arguments are those of `write_tracks` and
-    `bags.writer.new_bag`, whose errors it raises."""
-    with new_bag(path, storage, overwrite) as bag:
-        write_tracks(bag, topic, tracks, ids, frame_id)
+    return clips
 
 
 def write_tracks(

@@ -6,7 +6,7 @@ of that picture, and `visibility`. Pictures and masks lie in DAVIS/ (from DAVIS 
 extra_videos/. Frames are all pictures of the labelled ones' folder.
 
 DAVIS also comes at 480p. Where the full resolution is not there, those pictures are taken, and
-the labels are scaled from 1920 x 1080, as column * width / 1920: without the half pixel that lies
+the labels are scaled from 1920×1080, as column * width / 1920: without the half pixel that lies
 between the two grids, as others scale them.
 """
 
