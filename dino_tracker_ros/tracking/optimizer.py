@@ -154,6 +154,8 @@ def optimize(
                     progress(FitProgress(done, iterations, seconds, values))
         if done:
             _settle_normalization(model, data, settings)
+        else:
+            model.load_state_dict(before)  # measuring has touched the batch statistics
     except BaseException:
         model.load_state_dict(before)
         raise

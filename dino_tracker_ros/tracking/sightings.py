@@ -34,7 +34,7 @@ class Sightings:
     Attributes:
         registration: of the query's patch, px of the pyramid's finest level.
         missed: bool [N, T], not found where neighbours agree that it should be seen.
-        tried: [2, N, T, 2], where neighbours sent the last look that found nothing, NaN before.
+        tried: [2, N, T, 2], where neighbours sent the last look, NaN before the first.
     """
 
     registration: Registration
