@@ -22,8 +22,8 @@ from dino_tracker_ros.visualization.progress import ProgressBars
 
 if TYPE_CHECKING:
     from dino_tracker_ros.evaluation.inputs import Input
+    from dino_tracker_ros.evaluation.plan import Plan
     from dino_tracker_ros.evaluation.report.results import ClipResult, Failure
-    from dino_tracker_ros.evaluation.suite import Plan
 
 _INPUTS = """\
 an input is
@@ -183,7 +183,7 @@ def _check(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> Plan:
     from dino_tracker_ros.evaluation.baselines import flows_at_hand
     from dino_tracker_ros.evaluation.live.session import node_command
-    from dino_tracker_ros.evaluation.suite import Plan
+    from dino_tracker_ros.evaluation.plan import Plan
     from dino_tracker_ros.tracking.device import find_device
 
     settings = chosen_settings(options)
@@ -210,7 +210,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 def _todo(inputs: Sequence[Input], plan: Plan, overwrite: bool) -> Sequence[Input]:
     """The inputs without a result from an earlier run."""
-    from dino_tracker_ros.evaluation.suite import remaining
+    from dino_tracker_ros.evaluation.plan import remaining
 
     if plan.folder is None:
         return inputs
@@ -225,13 +225,9 @@ def _run(
     todo: Sequence[Input], plan: Plan, options: argparse.Namespace
 ) -> tuple[list[ClipResult], list[Failure]]:
     """Evaluates inputs, and keeps each result as soon as it is there; in the inputs' order."""
+    from dino_tracker_ros.evaluation.plan import INPUT, input_fingerprint
     from dino_tracker_ros.evaluation.report.results import ClipResult, save_result
-    from dino_tracker_ros.evaluation.suite import (
-        INPUT,
-        default_jobs,
-        input_fingerprint,
-        run_suite,
-    )
+    from dino_tracker_ros.evaluation.suite import default_jobs, run_suite
 
     fingerprints = {each.name: input_fingerprint(each) for each in todo}
     jobs = options.jobs or default_jobs(plan)

@@ -12,8 +12,10 @@ import torch
 
 from dino_tracker_ros.evaluation.baselines import flows_at_hand
 from dino_tracker_ros.evaluation.inputs import BagOptions, Input, find_inputs, fingerprint
+from dino_tracker_ros.evaluation.methods import FLOW_NAMES
+from dino_tracker_ros.evaluation.plan import Plan
 from dino_tracker_ros.evaluation.report.results import ClipResult
-from dino_tracker_ros.evaluation.suite import FLOW_NAMES, Plan, default_jobs, evaluate_input
+from dino_tracker_ros.evaluation.suite import default_jobs, evaluate_input
 from dino_tracker_ros.evaluation.synthetic import make_clip, write_clip
 from dino_tracker_ros.tracking.settings import Settings, describe, preset, with_values
 

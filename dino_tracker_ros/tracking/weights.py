@@ -303,7 +303,7 @@ class WeightsCache:
             if not path.is_file():
                 continue
             expected = _expected(source, path)
-            actual = _sha256(path)
+            actual = sha256_of(path)
             if expected and actual.startswith(expected):
                 size = path.stat().st_size
                 pinned = bool(source.sha256)
@@ -341,12 +341,12 @@ def _fetch_web(source: WebSource, path: Path) -> None:
     partial = path.with_name(path.name + ".part")
     resumed = partial.exists()
     download(source.url, partial)
-    actual = _sha256(partial)
+    actual = sha256_of(partial)
     if resumed and not actual.startswith(expected):
         # The first part was of another file, or damaged: once more from the start.
         partial.unlink()
         download(source.url, partial)
-        actual = _sha256(partial)
+        actual = sha256_of(partial)
     if not actual.startswith(expected):
         partial.unlink()
         raise WeightsError(_mismatch(Path(source.url), expected, actual))
@@ -397,7 +397,8 @@ def _mismatch(path: Path | str, expected: str, actual: str) -> str:
     return f"{path} has sha256 {actual}, {wanted}: it is damaged or another file"
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

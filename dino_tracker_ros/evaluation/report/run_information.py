@@ -13,7 +13,7 @@ import torch
 
 from dino_tracker_ros.tracking.raft import RAFT_METHODS
 from dino_tracker_ros.tracking.settings import Settings
-from dino_tracker_ros.tracking.weights import WeightsCache
+from dino_tracker_ros.tracking.weights import WeightsCache, sha256_of
 
 _PACKAGE = "dino_tracker_ros"
 _LIBRARIES = ("torch", "torchvision", "opencv-python-headless", "opencv-python", "numpy")
@@ -73,16 +73,8 @@ def _weights(settings: Settings, flows: Iterable[str]) -> dict[str, str]:
         if not file and folder.is_dir():
             file = str(folder / "model.safetensors")
         path = cache.path(name, file)
-        hashes[f"weights {name}"] = f"{path.name}, sha256 {_sha256(path)}"
+        hashes[f"weights {name}"] = f"{path.name}, sha256 {sha256_of(path)}"
     return hashes
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _processor() -> str:
