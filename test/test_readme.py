@@ -513,7 +513,8 @@ def test_every_make_target_exists() -> None:
 def test_every_command_line_is_understood() -> None:
     cli = pytest.importorskip("dino_tracker_ros.cli", reason="needs numpy and tqdm")
     used = [command.split() for command in commands() if command.startswith("dino-tracker ")]
-    assert {arguments[1] for arguments in used} == {"track", "evaluate", "bag", "weights", "settings"}
+    names = {"track", "evaluate", "bag", "weights", "settings"}
+    assert {arguments[1] for arguments in used} == names
     for _, *arguments in used:
         if "--help" not in arguments:
             cli._parser().parse_args(arguments)  # exits where it does not understand
