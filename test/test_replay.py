@@ -33,8 +33,8 @@ from dino_tracker_ros.evaluation.bags.tracks import read_clips
 from dino_tracker_ros.evaluation.bags.writer import new_bag
 from dino_tracker_ros.evaluation.live import session
 from dino_tracker_ros.evaluation.live.player import Player, PlayerError
+from dino_tracker_ros.evaluation.live.processes import LiveError, own_domain
 from dino_tracker_ros.evaluation.live.replay import LiveRun, replay_clip
-from dino_tracker_ros.evaluation.live.session import LiveError
 from dino_tracker_ros.evaluation.report.results import load_results
 from dino_tracker_ros.ros.messages import image_message, stamp_of, tracks_of
 from dino_tracker_ros.tracking.clip import Frame
@@ -259,8 +259,8 @@ def test_the_clock_runs_on_between_the_images_and_stands_at_their_stamps() -> No
 
 def test_live_runs_at_once_have_domains_of_their_own() -> None:
     before = dict(os.environ)
-    with session._domain_of_its_own() as first:
+    with own_domain() as first:
         assert os.environ["ROS_DOMAIN_ID"] == str(first)
-        with session._domain_of_its_own() as second:
+        with own_domain() as second:
             assert first != second
     assert dict(os.environ) == before

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from dino_tracker_ros.evaluation.bags.message_types import TRACK_ARRAY
 from dino_tracker_ros.evaluation.bags.tracks import read_track_bag
 from dino_tracker_ros.evaluation.bags.writer import check_new_bag, new_bag
+from dino_tracker_ros.evaluation.live.processes import LiveError
 from dino_tracker_ros.evaluation.live.session import (
-    LiveError,
     LiveResult,
     Progress,
     evaluation_parameters,

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,21 +16,20 @@ from numpy.typing import NDArray
 from dino_tracker_ros.evaluation.assembly import Clip
 from dino_tracker_ros.evaluation.live.listener import Listener, Recorded
 from dino_tracker_ros.evaluation.live.player import Player
+from dino_tracker_ros.evaluation.live.processes import (
+    PACKAGE,
+    LiveError,
+    child_process,
+    own_domain,
+)
 from dino_tracker_ros.ros.node_settings import NodeSettings
 from dino_tracker_ros.tracking.clip import Frame
-from dino_tracker_ros.tracking.errors import TrackerError
 from dino_tracker_ros.tracking.settings import Settings, Value, describe, with_values
 
-PACKAGE = "dino_tracker_ros"
 NODE = "dino_tracker"
 PLAYED = {"use_sim_time": "true", "image.transport": "raw", "depth.enabled": "false"}
 """What the node must know about the playback, whatever its parameters are."""
 LATE = 10.0  # s after the last image until one that is missing counts as lost
-DOMAINS = 101  # the highest one that is safe beside Linux's own ports
-
-
-class LiveError(TrackerError):
-    """A live run failed: ROS is not there, or the node did not do its part in time."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +164,9 @@ def run_live(
         command += ["-p", f"{name}:={value}"]
     if not params_file.is_file():
         raise LiveError(f"there is no file of parameters '{params_file}'")
-    with _domain_of_its_own() as domain, log.open("w") as output, listening(domain) as listener:
+    with own_domain() as domain, log.open("w") as output, listening(domain) as listener:
         player = Player(listener.node, frames, rate)
-        with _process(command, output, patience.stop) as tracker:
+        with child_process(command, output, patience.stop) as tracker:
             _await_active(listener, player, tracker, log, patience.start, progress)
             ask_points(listener, frames, queries, patience.start)
             begin = time.monotonic()
@@ -294,63 +288,6 @@ def _check_alive(process: subprocess.Popen[str], log: Path) -> None:
         raise LiveError(f"the node ended with code {process.returncode}: {said}")
 
 
-# Processes and DDS ---------------------------------------------------------------------------
-
-
-@contextmanager
-def _domain_of_its_own() -> Iterator[int]:
-    """Keeps this process and its children to themselves, also from other live runs.
-
-    A ROS domain that nobody else's live run on this machine has, loopback only, and a transport
-    that large images get through.
-    """
-    with _reserved_domain() as domain:
-        own = {
-            "ROS_DOMAIN_ID": str(domain),
-            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-            "FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA",
-        }
-        if os.environ.get("ROS_DISTRO") == "humble":  # newer ones warn about it
-            own["ROS_LOCALHOST_ONLY"] = "1"
-        before = {name: os.environ.get(name) for name in own}
-        os.environ.update(own)
-        try:
-            yield domain
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-
-
-@contextmanager
-def _reserved_domain() -> Iterator[int]:
-    """A domain whose lock file is ours while the block runs."""
-    for step in range(DOMAINS):
-        domain = 1 + (os.getpid() + step) % DOMAINS
-        lock = _locked(Path(tempfile.gettempdir()) / f"{PACKAGE}_domain_{domain}.lock")
-        if lock is not None:
-            with lock:
-                yield domain
-            return
-    raise LiveError(f"{DOMAINS} live runs are under way on this machine: wait for one to end")
-
-
-def _locked(path: Path) -> IO[str] | None:
-    """The file, open and locked; None where another run has it, or it is another user's."""
-    try:
-        lock = path.open("w")
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        return None
-    return lock
-
-
 @contextmanager
 def listening(domain: int | None = None, tracker: str = NODE) -> Iterator[Listener]:
     """A listener to the tracker node of that name, in a ROS domain or the environment's.
@@ -372,31 +309,3 @@ def listening(domain: int | None = None, tracker: str = NODE) -> Iterator[Listen
             listener.close()
     finally:
         rclpy.shutdown(context=context)
-
-
-@contextmanager
-def _process(command: Sequence[str], log: Any, patience: float) -> Iterator[subprocess.Popen[str]]:
-    """A child in its own group, so that Ctrl-C reaches it once, from here, and never survives."""
-    process = subprocess.Popen(
-        command,
-        stdout=log,
-        stderr=log,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        _end(process, patience)
-
-
-def _end(process: subprocess.Popen[str], patience: float) -> None:
-    try:
-        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait(patience)
-    finally:  # also where Ctrl-C was pressed once more
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
