@@ -91,11 +91,11 @@ class _CountingTracker(DinoTracker):
         self.work[name] = Work(before.flops + found[0].flops, before.bytes + found[0].bytes)
 
 
-class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Traffic(TorchDispatchMode):
     """Sums the sizes of what operations take and give; views move nothing."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.bytes = 0
 
     def __torch_dispatch__(
