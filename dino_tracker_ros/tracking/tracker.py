@@ -307,7 +307,8 @@ class DinoTracker:
             trajectories = self._trajectories()
         with self._stage("best_buddies"):
             pairs = choose_pairs(len(images), settings.best_buddies.pairs, settings.optimizer.seed)
-            buddies = find_best_buddies(units, grid, pairs, trajectories, settings.best_buddies)
+            searched = pairs if settings.loss.dino_best_buddies > 0 else []
+            buddies = find_best_buddies(units, grid, searched, trajectories, settings.best_buddies)
             foreground = self._foreground(units)
         start = trajectories.points[
             torch.arange(len(trajectories.start), device=self.device), trajectories.start
