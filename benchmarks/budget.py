@@ -77,9 +77,9 @@ def _result(clip: Clip, seeds: int, spent: dict[float, list[_Spent]]) -> Result:
         taken = seconds_text(spread([each.seconds for each in runs]))
         iterations = f"{np.median([each.iterations for each in runs]):.0f}"
         lines.append([f"{budget:g}", taken, f"{100 * worst:+.1f} %", iterations, *marks])
-    verdict = "kept" if kept else "NOT kept"
+    every = "every budget" if kept else "NOT every budget"
     notes = [
-        f"every budget is {verdict} within {100 * TOLERANCE:.0f} %; 'off by' is the worst of "
+        f"{every} is kept within {100 * TOLERANCE:.0f} %; 'off by' is the worst of "
         "the seeds, scores are their mean ± standard deviation in %"
     ]
     notes += [_worst_loss(name, spent) for name in shown]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from benchmarks.measures import Spread
 from dino_tracker_ros.evaluation.report.charts import HEIGHT, WIDTH, Axis
+from dino_tracker_ros.evaluation.report.json_text import json_text
 from dino_tracker_ros.evaluation.report.markup import Markup, element
 from dino_tracker_ros.evaluation.report.style import STYLE
 from dino_tracker_ros.evaluation.table import aligned
@@ -74,11 +74,6 @@ def write_results(folder: Path, about: dict[str, Any], results: dict[str, Result
             temporary.write_text(plot(charts), encoding="utf-8")
 
 
-def json_text(values: object) -> str:
-    """JSON of nested dictionaries, lists and dataclasses; what is not finite becomes null."""
-    return json.dumps(_plain(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def plot(charts: Sequence[tuple[str, Markup]]) -> str:
     """Charts two in a row, in one picture that stands alone."""
     parts = [element("style", Markup(STYLE + _SIZED))]
@@ -129,15 +124,3 @@ def number(value: float) -> str:
     size = round(abs(value), 3)
     digits = 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0
     return f"{value:,.{digits}f}"
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

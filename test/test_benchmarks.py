@@ -24,10 +24,11 @@ from benchmarks.growth import CURVES, QUICK_CURVES, Curve, Job, Measured, curve_
 from benchmarks.machine import Ceilings, measured_ceilings, written_bytes
 from benchmarks.measures import Spread, fitted_exponent, slope, spread
 from benchmarks.options import Options
-from benchmarks.output import Result, Table, json_text, number, seconds_text, table_text
+from benchmarks.output import Result, Table, number, seconds_text, table_text
 from benchmarks.paper import Piece, paper_seconds, paper_settings, paper_table
 from benchmarks.runs import STAGES, WHOLE
 from benchmarks.work import Work, counted, estimated_seconds, fractions
+from dino_tracker_ros.evaluation.report.json_text import json_text
 from dino_tracker_ros.evaluation.synthetic import make_clip, write_clip
 from dino_tracker_ros.tracking.errors import ClipError, SettingError
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dino_tracker_ros.evaluation.report.json_text import json_text, record
 from dino_tracker_ros.evaluation.report.results import ClipResult, Failure, MethodResult
 from dino_tracker_ros.evaluation.scores import (
     CalibrationBin,
@@ -115,9 +113,9 @@ def scores_json(summary: Summary) -> str:
         }
         for clip in summary.clips
     ]
-    pooled = [{"name": name, **_record(values)} for name, values in summary.pooled.items()]
+    pooled = [{"name": name, **record(values)} for name, values in summary.pooled.items()]
     whole = {"format": FORMAT, "pooled": pooled, "clips": clips, "failures": summary.failures}
-    return json.dumps(_plain(whole), indent=1, allow_nan=False) + "\n"
+    return json_text(whole)
 
 
 def scores_csv(summary: Summary) -> str:
@@ -193,21 +191,3 @@ def _plain_rows(
 
 def _stage_names(stages: Mapping[str, float]) -> dict[str, float]:
     return {f"seconds.{name}": value for name, value in stages.items()}
-
-
-def _record(value: object) -> dict[str, object]:
-    """A dataclass's fields, not copied."""
-    return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}  # type: ignore[arg-type]
-
-
-def _plain(value: object) -> object:
-    """What JSON knows, with null for numbers that are none."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(_record(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
