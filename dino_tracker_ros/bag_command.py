@@ -183,6 +183,7 @@ def _add_tracks(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _tracks(options: argparse.Namespace) -> None:
     from dino_tracker_ros.evaluation.bags.images import read_bag
+    from dino_tracker_ros.evaluation.bags.reader import BagError
     from dino_tracker_ros.evaluation.bags.tracks import read_track_bag
     from dino_tracker_ros.evaluation.track_export import save_csv, save_tap_vid
     from dino_tracker_ros.evaluation.tracks_file import save_tracks
@@ -198,7 +199,12 @@ def _tracks(options: argparse.Namespace) -> None:
     elif ending == ".csv":
         save_csv(options.out, tracks, ids, options.overwrite)
     else:
-        frames = read_bag(options.images or options.bag, options.image_topic)
+        try:
+            frames = read_bag(options.images or options.bag, options.image_topic)
+        except BagError as error:
+            if options.images is not None:
+                raise
+            raise BagError(f"{error}; --images names the bag that has them") from error
         name = options.bag.resolve().stem
         save_tap_vid(options.out, name, frames, tracks, options.overwrite)
     print(f"wrote {options.out}: {len(ids)} tracks over {len(tracks.stamps)} frames")

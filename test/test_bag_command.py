@@ -17,7 +17,8 @@ from dino_tracker_ros import cli
 from dino_tracker_ros.evaluation.bag_conversion import find_sources, tracks_of_truth
 from dino_tracker_ros.evaluation.bags.images import read_bag
 from dino_tracker_ros.evaluation.bags.reader import BagReader
-from dino_tracker_ros.evaluation.bags.tracks import read_track_bag
+from dino_tracker_ros.evaluation.bags.tracks import read_track_bag, write_tracks
+from dino_tracker_ros.evaluation.bags.writer import new_bag
 from dino_tracker_ros.evaluation.tracks_file import load_tracks
 from dino_tracker_ros.evaluation.truths.clip_folder import load_clip_folder
 from dino_tracker_ros.evaluation.truths.loading import load_clips, load_truth
@@ -272,6 +273,17 @@ def test_images_for_tap_vid_may_be_in_another_bag(tmp_path, capsys):
     assert code == 2
     assert "no topic '/nothing' with images: choose from /image_raw" in err
     assert len(load_clips(file, "first")) == 1
+
+
+def test_tap_vid_without_images_tells_how_to_name_them(tmp_path, capsys):
+    run(capsys, "write", clip_folder(tmp_path / "walk", True), "--out", tmp_path / "bag")
+    tracks, ids = read_track_bag(tmp_path / "bag")
+    with new_bag(tmp_path / "bare") as bag:
+        write_tracks(bag, "/tracks", tracks, ids, "camera")
+    code, _, err = run(capsys, "tracks", tmp_path / "bare", "--out", tmp_path / "a.pkl")
+    assert code == 2
+    assert "--images names the bag that has them" in err
+    assert not (tmp_path / "a.pkl").exists()
 
 
 def test_a_bag_without_tracks_gives_no_file(tmp_path, capsys):
