@@ -42,6 +42,21 @@ class Expected:
     agreed: Tensor
 
 
+@dataclass(frozen=True)
+class Move:
+    """Where neighbours say that B points go from one frame to another.
+
+    Attributes:
+        points: float32 [B, 2] px.
+        affine: float32 [B, 2, 2], from the one frame to the other.
+        agreed: bool [B], whether enough neighbours say so.
+    """
+
+    points: Tensor
+    affine: Tensor
+    agreed: Tensor
+
+
 def expect_from_neighbours(
     query_frame: Tensor, query_point: Tensor, points: Tensor, found: Tensor
 ) -> tuple[Expected, Expected]:
@@ -62,41 +77,51 @@ def expect_from_neighbours(
         )
         for _ in range(2)
     )
-    for home in query_frame.unique().tolist():
-        members = torch.nonzero(query_frame == home)[:, 0]
-        for t in range(frames):
-            known = torch.nonzero(found[:, home] & found[:, t])[:, 0]
-            if t == home or len(known) < FEWEST:
-                continue
-            own = members[:, None] == known[None]
-            fits = _two_fits(query_point[members], points[known, home], points[known, t], own)
-            for answer, (place, slope, enough) in zip(answers, fits, strict=True):
-                row = members[enough]
-                answer.points[row, t] = place[enough]
-                answer.affine[row, t] = slope[enough]
-                answer.agreed[row, t] = True
+    for t in range(frames):
+        rows = torch.nonzero(query_frame != t)[:, 0]
+        moves = moves_of_neighbours(rows, query_frame[rows], query_point[rows], t, points, found)
+        for answer, move in zip(answers, moves, strict=True):
+            row = rows[move.agreed]
+            answer.points[row, t] = move.points[move.agreed]
+            answer.affine[row, t] = move.affine[move.agreed]
+            answer.agreed[row, t] = True
     return answers[0], answers[1]
 
 
-def _two_fits(
-    queries: Tensor, here: Tensor, there: Tensor, own: Tensor
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Two affine maps at queries [B, 2] from correspondences [S, 2]; `own` bool [B, S] is left
-    out. The second is fitted to what lies off the first."""
-    distance = torch.cdist(queries, here).masked_fill(own, torch.inf)
-    nearest, index = distance.topk(min(NEIGHBOURS, len(here)), dim=1, largest=False)
-    closeness = 1 / (nearest + 20.0)  # zero for the point itself
-    around = (here[index] - queries[:, None]) / UNIT
-    design = torch.cat([torch.ones_like(around[..., :1]), around], dim=-1)
-    moved = there[index] - here[index]
-    fits = []
+def moves_of_neighbours(
+    rows: Tensor, reference: Tensor, here: Tensor, frame: int, points: Tensor, found: Tensor
+) -> tuple[Move, Move]:
+    """Where B of N points go from a frame of their own each to one frame that all share.
+
+    Args:
+        rows: int64 [B], which points.
+        reference: int64 [B], the frame that each goes from.
+        here: [B, 2], where it is there, px.
+        frame: where all go.
+        points: [N, T, 2] px.
+        found: bool [N, T]; neighbours are found in both frames.
+
+    Returns:
+        The map that most neighbours agree with, and the one fitted to what lies off it.
+    """
+    around = points.transpose(0, 1)[reference]  # [B, N, 2]
+    known = found.T[reference] & found[:, frame]
+    known[torch.arange(len(rows), device=rows.device), rows] = False
+    distance = (around - here[:, None]).norm(dim=-1).masked_fill(~known, torch.inf)
+    nearest, index = distance.topk(min(NEIGHBOURS, len(points)), dim=1, largest=False)
+    closeness = 1 / (nearest + 20.0)  # zero for who is not known
+    before = around.gather(1, index[..., None].expand(-1, -1, 2))
+    offsets = (before - here[:, None]) / UNIT
+    design = torch.cat([torch.ones_like(offsets[..., :1]), offsets], dim=-1)
+    moved = points[index, frame] - before
+    moves = []
     for _ in range(2):
         solution, residual = _agreed(design, moved, closeness)
         agree = (residual < AGREEMENT) & (closeness > 0)
         slope = torch.eye(2, device=here.device) + solution[:, 1:].transpose(1, 2) / UNIT
-        fits.append((queries + solution[:, 0], slope, agree.sum(dim=1) >= FEWEST))
+        moves.append(Move(here + solution[:, 0], slope, agree.sum(dim=1) >= FEWEST))
         closeness = closeness.masked_fill(agree, 0.0)
-    return fits
+    return moves[0], moves[1]
 
 
 def _agreed(design: Tensor, moved: Tensor, closeness: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,22 +135,45 @@ def _agreed(design: Tensor, moved: Tensor, closeness: Tensor) -> tuple[Tensor, T
     Returns:
         Solutions [B, 3, 2] and residuals [B, k] px.
     """
-    neighbours = design.shape[1]
-    # The same trials everywhere: a result does not depend on what else is asked.
-    generator = torch.Generator().manual_seed(0)
-    order = torch.rand(TRIALS, neighbours, generator=generator).argsort(dim=1)[:, :3]
-    order = order.to(design.device)
-    usable = (closeness[:, order] > 0).all(dim=-1)  # [B, trials]
-    trial = _solved(design[:, order], moved[:, order], torch.ones_like(design[:, order][..., 0]))
+    trio = _trios(closeness > 0)  # [B, trials, 3]
+    usable = closeness.gather(1, trio.flatten(1)).view(trio.shape).gt(0).all(dim=-1)
+    tried_design, tried_moved = (
+        values.gather(1, trio.flatten(1)[..., None].expand(-1, -1, values.shape[-1])).unflatten(
+            1, trio.shape[1:]
+        )
+        for values in (design, moved)
+    )
+    trial = _solved(tried_design, tried_moved, torch.ones_like(tried_design[..., 0]))
     residual = _residual(design[:, None], moved[:, None], trial)
     votes = (1 - (residual / AGREEMENT).square()).clamp(min=0) * closeness[:, None]
     best = votes.sum(dim=-1).masked_fill(~usable, -1.0).argmax(dim=1)
-    weight = votes.gather(1, best[:, None, None].expand(-1, 1, neighbours))[:, 0]
+    weight = votes.gather(1, best[:, None, None].expand(-1, 1, votes.shape[-1]))[:, 0]
     for _ in range(2):
         solution = _solved(design, moved, weight)
         residual = _residual(design, moved, solution)
         weight = closeness * (residual < AGREEMENT)
     return solution, residual
+
+
+def _trios(usable: Tensor) -> Tensor:
+    """Three of the usable neighbours, bool [B, k], for each trial, int64 [B, trials, 3].
+
+    The same trials for as many neighbours: a result does not depend on what else is asked.
+    """
+    generator = torch.Generator().manual_seed(0)
+    places = usable.shape[1]
+    chance = torch.rand(TRIALS, NEIGHBOURS, generator=generator)[:, :places]
+    # Usable ones first, in their order, so that as many of them are drawn the same way.
+    order = (~usable).to(torch.uint8).argsort(dim=1, stable=True)
+    number = usable.sum(dim=1)
+    ranks = torch.stack(
+        [
+            chance.masked_fill(torch.arange(places) >= max(count, 3), 2.0).argsort(dim=1)[:, :3]
+            for count in range(places + 1)
+        ]
+    ).to(usable.device)
+    chosen = ranks[number]
+    return order.gather(1, chosen.flatten(1)).view(chosen.shape)
 
 
 def _solved(design: Tensor, moved: Tensor, weight: Tensor) -> Tensor:

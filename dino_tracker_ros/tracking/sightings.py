@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.consensus import expect_from_neighbours
+from dino_tracker_ros.tracking.consensus import expect_from_neighbours, moves_of_neighbours
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates
 from dino_tracker_ros.tracking.registration import (
     COARSEST,
@@ -34,7 +34,9 @@ class Sightings:
     Attributes:
         registration: of the query's patch, px of the pyramid's finest level.
         missed: bool [N, T], not found where neighbours agree that it should be seen.
-        tried: [2, N, T, 2], where neighbours sent the last look, NaN before the first.
+        tried: [4, N, T, 2], where neighbours sent the last look, NaN before the first: most of
+            them and the others, going from the query's frame; the same, going from where the
+            point was seen last.
     """
 
     registration: Registration
@@ -63,31 +65,81 @@ def look(
     templates = build_templates(pyramid, query_frame, queries, settings.radius)
     # Half a patch still fits where the whole one reaches over an edge.
     halved = build_templates(pyramid, query_frame, queries, max(2, settings.radius // 2))
-    reach = settings.reach
     seen = _seen_along(pyramid, templates, query_frame, start, before, settings)
     rows = torch.arange(len(queries), device=queries.device)
     seen.points[rows, query_frame] = queries
     seen.found[rows, query_frame] = True
     seen.likeness[rows, query_frame] = 1.0
-    tried = start.new_full((2, *start.shape), torch.nan) if before is None else before.tried
+    tried = start.new_full((4, *start.shape), torch.nan) if before is None else before.tried
     for _ in range(CONSENSUS_ROUNDS):
         likely, other = expect_from_neighbours(query_frame, queries, seen.points, seen.found)
         # A patch may look right where it is not: all that neighbours place elsewhere are tried.
         doubtful = likely.agreed & ~_seen_at(seen, likely.points)
         lost = other.agreed & ~seen.found
-        for answer, wanted, at_last in zip((likely, other), (doubtful, lost), tried, strict=True):
-            wanted = wanted & ~((answer.points - at_last).norm(dim=-1) < BESIDE)
+        for answer, wanted, at_last in zip((likely, other), (doubtful, lost), tried, strict=False):
             for t in range(start.shape[1]):
                 there = torch.nonzero(wanted[:, t])[:, 0]
                 at, warp = answer.points[there, t], answer.affine[there, t]
-                found = register(pyramid, t, templates, there, at, warp, 1, reach / 2, settings)
-                seen.improve_(t, found)
-                left = ~seen.found[there, t]
-                there, at, warp = there[left], at[left], warp[left]
-                found = register(pyramid, t, halved, there, at, warp, 0, reach / 4, settings)
-                seen.improve_(t, found)
-            at_last[wanted] = answer.points[wanted]
+                _look_at(pyramid, templates, halved, seen, t, there, at, warp, at_last, settings)
+        _carry_on(pyramid, templates, halved, seen, query_frame, tried[2:], settings)
     return Sightings(seen, likely.agreed & ~seen.found, tried)
+
+
+def _look_at(
+    pyramid: Pyramid,
+    templates: Sequence[Template],
+    halved: Sequence[Template],
+    seen: Registration,
+    frame: int,
+    rows: Tensor,
+    places: Tensor,
+    affine: Tensor,
+    tried: Tensor,
+    settings: RegistrationSettings,
+) -> None:
+    """Looks where neighbours say that patches are; once in each place, see `Sightings.tried`."""
+    fresh = ~((places - tried[rows, frame]).norm(dim=-1) < BESIDE)
+    rows, places, affine = rows[fresh], places[fresh], affine[fresh]
+    tried[rows, frame] = places
+    reach = settings.reach
+    found = register(pyramid, frame, templates, rows, places, affine, 1, reach / 2, settings)
+    seen.improve_(frame, found)
+    left = ~seen.found[rows, frame]
+    rows, places, affine = rows[left], places[left], affine[left]
+    found = register(pyramid, frame, halved, rows, places, affine, 0, reach / 4, settings)
+    seen.improve_(frame, found)
+
+
+def _carry_on(
+    pyramid: Pyramid,
+    templates: Sequence[Template],
+    halved: Sequence[Template],
+    seen: Registration,
+    query_frame: Tensor,
+    tried: Tensor,
+    settings: RegistrationSettings,
+) -> None:
+    """Looks for what is not found where neighbours went since it was seen last, forward and
+    backward from the queries.
+
+    Few neighbours may be in sight in the query's frame; many are where the point was seen last.
+    The template is still the query's own patch.
+    """
+    for order in (range(seen.found.shape[1]), range(seen.found.shape[1] - 1, -1, -1)):
+        last = query_frame.clone()
+        for t in order:
+            ahead = (query_frame < t) if order.step > 0 else (query_frame > t)
+            # From the query's own frame neighbours were asked before.
+            rows = torch.nonzero(ahead & ~seen.found[:, t] & (last != query_frame))[:, 0]
+            here, warp = seen.points[rows, last[rows]], seen.affine[rows, last[rows]]
+            moves = moves_of_neighbours(rows, last[rows], here, t, seen.points, seen.found)
+            for move, at_last in zip(moves, tried, strict=True):
+                sent = move.agreed & ~seen.found[rows, t]
+                _look_at(
+                    pyramid, templates, halved, seen, t, rows[sent], move.points[sent],
+                    move.affine[sent] @ warp[sent], at_last, settings,
+                )  # fmt: skip
+            last = torch.where(ahead & seen.found[:, t], t, last)
 
 
 def _seen_along(
