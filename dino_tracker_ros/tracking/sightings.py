@@ -8,7 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.consensus import expect_from_neighbours, moves_of_neighbours
+from dino_tracker_ros.tracking.consensus import (
+    AGREEMENT,
+    Expected,
+    expect_from_neighbours,
+    moves_of_neighbours,
+)
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates
 from dino_tracker_ros.tracking.registration import (
     COARSEST,
@@ -81,7 +86,8 @@ def look(
                 there = torch.nonzero(wanted[:, t])[:, 0]
                 at, warp = answer.points[there, t], answer.affine[there, t]
                 _look_at(pyramid, templates, halved, seen, t, there, at, warp, at_last, settings)
-        _carry_on(pyramid, templates, halved, seen, query_frame, tried[2:], settings)
+        told = _tells(likely, seen) | _tells(other, seen)
+        _carry_on(pyramid, templates, halved, seen, query_frame, told, tried[2:], settings)
     return Sightings(seen, likely.agreed & ~seen.found, tried)
 
 
@@ -116,6 +122,7 @@ def _carry_on(
     halved: Sequence[Template],
     seen: Registration,
     query_frame: Tensor,
+    told: Tensor,
     tried: Tensor,
     settings: RegistrationSettings,
 ) -> None:
@@ -124,13 +131,18 @@ def _carry_on(
 
     Few neighbours may be in sight in the query's frame; many are where the point was seen last.
     The template is still the query's own patch.
+
+    Args:
+        told: bool [N, T], where neighbours of the point's own surface say where it is, going from
+            the query's frame: if it was not found there it is hidden, and a step on would only
+            lead along with what hides it.
     """
     for order in (range(seen.found.shape[1]), range(seen.found.shape[1] - 1, -1, -1)):
         last = query_frame.clone()
         for t in order:
             ahead = (query_frame < t) if order.step > 0 else (query_frame > t)
             # From the query's own frame neighbours were asked before.
-            rows = torch.nonzero(ahead & ~seen.found[:, t] & (last != query_frame))[:, 0]
+            rows = torch.nonzero(ahead & ~told[:, t] & ~seen.found[:, t] & (last != query_frame))[:, 0]
             here, warp = seen.points[rows, last[rows]], seen.affine[rows, last[rows]]
             moves = moves_of_neighbours(rows, last[rows], here, t, seen.points, seen.found)
             for move, at_last in zip(moves, tried, strict=True):
@@ -140,6 +152,14 @@ def _carry_on(
                     move.affine[sent] @ warp[sent], at_last, settings,
                 )  # fmt: skip
             last = torch.where(ahead & seen.found[:, t], t, last)
+
+
+def _tells(answer: Expected, seen: Registration) -> Tensor:
+    """bool [N, T]: where neighbours say something, of points about which they are mostly right."""
+    both = answer.agreed & seen.found
+    right = both & ((answer.points - seen.points).norm(dim=-1) < AGREEMENT)
+    trusted = 2 * right.sum(dim=1) > both.sum(dim=1)
+    return answer.agreed & trusted[:, None]
 
 
 def _seen_along(
