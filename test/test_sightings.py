@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking import sightings as sightings_module
-from dino_tracker_ros.tracking.consensus import Expected
+from dino_tracker_ros.tracking.consensus import Expected, Move
 from dino_tracker_ros.tracking.registration import (
     COARSEST,
     Patches,
@@ -304,3 +304,56 @@ def test_the_query_itself_is_seen_where_it_is(home: int) -> None:
     assert torch.equal(seen.points[:, home], QUERIES)
     assert seen.found.sum(dim=1).tolist() == [1, 1, 1]
     assert seen.found[:, home].all() and (seen.likeness[:, home] == 1).all()
+
+
+def moved_texture(shift: Tensor) -> Tensor:
+    """The waves carried on by whole px, the rest of the picture gray."""
+    x, y = shift.long().tolist()
+    picture = flat()
+    picture[max(y, 0) : HEIGHT + min(y, 0), max(x, 0) : WIDTH + min(x, 0)] = texture()[
+        max(-y, 0) : HEIGHT - max(y, 0), max(-x, 0) : WIDTH - max(x, 0)
+    ]
+    return picture
+
+
+def test_neighbours_carry_a_point_on_from_where_it_was_seen_last() -> None:
+    """Only the first point is in sight in frame 0, where neighbours thus say nothing; its path is
+    lost in frame 2, but not those of the points that are asked for in frame 1."""
+    step = torch.tensor([12.0, 4.0])
+    first = flat()
+    lonely = QUERIES[0]
+    x, y = lonely.long().tolist()
+    first[y - 20 : y + 20, x - 20 : x + 20] = texture()[y - 20 : y + 20, x - 20 : x + 20]
+    pyramid = pyramid_of(first, moved_texture(step), moved_texture(2 * step))
+    angle = torch.arange(6) * 1.05
+    others = lonely + 34.0 * torch.stack([angle.cos(), angle.sin()], dim=-1)
+    home = torch.tensor([0] + [1] * 6)
+    queries = torch.cat([lonely[None], others + step])
+    truth = torch.cat([lonely[None], others])[:, None] + step * torch.arange(3.0)[:, None]
+    paths = truth.clone()
+    paths[0, 2] += torch.tensor([40.0, 0.0])
+    seen = look(pyramid, home, queries, paths, None, OPTIONS).registration
+    assert seen.found[1:, 1:].all() and not seen.found[1:, 0].any()
+    assert seen.found[0].all()
+    assert (seen.points[0, 2] - truth[0, 2]).norm() < 0.1
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_point_that_its_own_surface_places_is_not_carried_along_by_another(
+    monkeypatch: pytest.MonkeyPatch, tries: list[Try], right: bool
+) -> None:
+    """Hidden in frame 2 where its neighbours, right in frame 1 or not, say it is."""
+    pyramid = pyramid_of(texture(), texture(), flat())
+    likely = still(3) + (0.0 if right else 5.0)
+    away = Move(QUERIES + 20.0, torch.eye(2).repeat(3, 1, 1), torch.ones(3).bool())
+
+    def moves(rows: Tensor, *_: object) -> tuple[Move, Move]:
+        chosen = Move(away.points[rows], away.affine[rows], away.agreed[rows])
+        return chosen, Move(chosen.points, chosen.affine, ~chosen.agreed)
+
+    monkeypatch.setattr(sightings_module, "moves_of_neighbours", moves)
+    seen = looked(monkeypatch, pyramid, still(3), Neighbours([likely]))
+    assert seen.registration.found.tolist() == [[True, True, False]] * 3
+    starts = [each.start for each in tries if each.frame == 2]
+    carried = any(torch.equal(start, place) for start in starts for place in away.points)
+    assert carried == (not right)

@@ -142,7 +142,8 @@ def _carry_on(
         for t in order:
             ahead = (query_frame < t) if order.step > 0 else (query_frame > t)
             # From the query's own frame neighbours were asked before.
-            rows = torch.nonzero(ahead & ~told[:, t] & ~seen.found[:, t] & (last != query_frame))[:, 0]
+            asked = ahead & ~told[:, t] & ~seen.found[:, t] & (last != query_frame)
+            rows = torch.nonzero(asked)[:, 0]
             here, warp = seen.points[rows, last[rows]], seen.affine[rows, last[rows]]
             moves = moves_of_neighbours(rows, last[rows], here, t, seen.points, seen.found)
             for move, at_last in zip(moves, tried, strict=True):
