@@ -7,7 +7,7 @@ import torch
 from slow_sampling import slow_sample
 from torch import Tensor
 
-from dino_tracker_ros.tracking.cosine_map import cosines_at, neighbour_products
+from dino_tracker_ros.tracking.cosine_map import best_cosines, cosines_at, neighbour_products
 from dino_tracker_ros.tracking.matching import corners, sample_tokens, unit_length
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 
@@ -94,12 +94,26 @@ def test_cosines_are_the_slow_ones(grid: TokenGrid) -> None:
             assert cosine == pytest.approx(float(there @ query.double()), abs=1e-5), kind
 
 
+@ON_GRIDS
+def test_the_best_cosines_are_those_of_the_features_there(grid: TokenGrid) -> None:
+    units = noise(grid, seed=4)
+    products = neighbour_products(units, grid)[1]
+    others = noise(grid, seed=5)[0][:, ::3]
+    for kind, points in places_of(grid).items():
+        best = best_cosines(units[1], products, others, points, grid)
+        there = sample_tokens(units, torch.ones(len(points)).long(), points, grid)
+        expected = (unit_length(there, dim=1) @ others).amax(dim=1)
+        torch.testing.assert_close(best, expected, atol=1e-5, rtol=0, msg=kind)
+
+
 def test_nothing_may_be_asked() -> None:
     grid = GRIDS["plain"]
     units = noise(grid)
     nobody = torch.zeros(0).long()
     products = neighbour_products(units, grid)[0]
-    assert cosines_at(units[0, :2], products, nobody, torch.zeros(0, 2), grid).shape == (0,)
+    places = torch.zeros(0, 2)
+    assert cosines_at(units[0, :2], products, nobody, places, grid).shape == (0,)
+    assert best_cosines(units[0], products, units[1], places, grid).shape == (0,)
 
 
 def test_features_that_cancel_out_give_a_number() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dino_tracker_ros.tracking.matching import corners
 from dino_tracker_ros.tracking.token_grid import TokenGrid
@@ -51,6 +52,36 @@ def cosines_at(
     """
     index, weight = corners(points, grid)
     around = cosines[rows[:, None], index]
+    return (around * weight).sum(dim=1) / _lengths(products, index, weight)
+
+
+def best_cosines(
+    units: Tensor, products: Tensor, others: Tensor, points: Tensor, grid: TokenGrid
+) -> Tensor:
+    """Of the features at places of a frame, the largest cosine with any of some other features.
+
+    Args:
+        units: of the frame, [C, rows * cols], of unit length.
+        products: of its neighbouring tokens, see `neighbour_products`.
+        others: [C, M], of unit length.
+        points: [B, 2], (x, y) px.
+        grid: where the tokens lie.
+
+    Returns:
+        [B].
+    """
+    index, weight = corners(points, grid)
+    # Places share tokens, and four products are interpolated instead of C channels.
+    used, place = index.unique(return_inverse=True)
+    cosines = units.T[used] @ others
+    best = F.embedding_bag(
+        place, cosines, per_sample_weights=weight.to(cosines.dtype), mode="sum"
+    ).amax(dim=1)
+    return best / _lengths(products, index, weight)
+
+
+def _lengths(products: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """Lengths [B] of features between tokens, from corners' indices and weights [B, 4]."""
     first, second, third, _ = index.unbind(dim=1)
     a, b, c, d = weight.unbind(dim=1)
     own = products[first]
@@ -62,4 +93,4 @@ def cosines_at(
         + b * d * products[second, 1]
         + c * d * products[third, 0]
     )
-    return (around * weight).sum(dim=1) / squared.clamp(min=1e-8).sqrt()
+    return squared.clamp(min=1e-8).sqrt()

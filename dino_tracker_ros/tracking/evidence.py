@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dino_tracker_ros.tracking.cosine_map import cosines_at, neighbour_products
+from dino_tracker_ros.tracking.cosine_map import best_cosines, cosines_at, neighbour_products
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates
 from dino_tracker_ros.tracking.matching import sample_tokens, unit_length
 from dino_tracker_ros.tracking.settings import HypothesesSettings
@@ -157,15 +157,16 @@ class Evidence:
     def _best_fit(self, frame: int, rows: Tensor, points: Tensor) -> Tensor:
         """Cosine of the features at points [B, 2] with the token of the query's frame that fits
         them best, [B]."""
-        units, grid = self._finding.units, self._finding.grid
-        features = self._finding.at(torch.full_like(rows, frame), points)
+        finding, grid = self._finding, self._finding.grid
         homes = self._query_frame[rows]
         best = torch.empty_like(points[:, 0])
         step = max(1, round((grid.rows * grid.cols / BACK_TOKENS) ** 0.5))
         for home in homes.unique().tolist():
             own = homes == home
-            there = units[home].view(-1, grid.rows, grid.cols)[:, ::step, ::step].flatten(1)
-            best[own] = (features[own] @ there).amax(dim=1)
+            there = finding.units[home].view(-1, grid.rows, grid.cols)[:, ::step, ::step]
+            best[own] = best_cosines(
+                finding.units[frame], finding.products[frame], there.flatten(1), points[own], grid
+            )
         return best
 
     def _placed(self, similarity: Tensor, peaks: Tensor) -> Tensor:

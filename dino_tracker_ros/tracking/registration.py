@@ -218,7 +218,8 @@ def _template(picture: Tensor, frames: Tensor, points: Tensor, radius: int) -> T
     seen = picture.new_zeros(len(points), side, side)
     for frame in frames.unique().tolist():
         own = frames == frame
-        seen[own] = _sampled(picture[frame], points[own, None] + wide).view(-1, side, side)
+        upright = torch.eye(2, device=picture.device).expand(int(own.sum()), 2, 2)
+        seen[own] = _warped(picture[frame], points[own], upright, wide).view(-1, side, side)
     right_left = ((seen[:, 1:-1, 2:] - seen[:, 1:-1, :-2]) / 2).flatten(1)
     down_up = ((seen[:, 2:, 1:-1] - seen[:, :-2, 1:-1]) / 2).flatten(1)
     centred, contrast = _standardized(seen[:, 1:-1, 1:-1].flatten(1), weight)
@@ -269,7 +270,20 @@ def _refined(
 
 
 def _warped(picture: Tensor, place: Tensor, warp: Tensor, offsets: Tensor) -> Tensor:
-    return _sampled(picture, place[:, None] + offsets @ warp.transpose(1, 2))
+    """Bilinear values [B, K] of a picture [H, W] at warped offsets [K, 2] around places [B, 2] px,
+    the border repeated."""
+    height, width = picture.shape
+    unit = place.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
+    motion = torch.cat([warp, place[:, :, None]], dim=2) * unit[:, None]  # [B, 2, 3]
+    motion[:, :, 2] -= 1
+    ones = torch.ones_like(offsets[:, :1])
+    # One product for all patches is many times faster than one for each.
+    samples = motion.nan_to_num(0.0).flatten(0, 1) @ torch.cat([offsets, ones], dim=1).T
+    points = samples.view(-1, 1, 2, len(offsets)).transpose(2, 3)
+    # A picture a patch, all of them one: on a CPU, cores share the work by pictures.
+    pictures = picture.expand(len(points), 1, height, width)
+    values = F.grid_sample(pictures, points, padding_mode="border", align_corners=True)
+    return values[:, 0, 0]
 
 
 def _standardized(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -285,14 +299,3 @@ def _inverse(matrix: Tensor) -> Tensor:
     det = a * d - b * c
     det = torch.where(det.abs() < 1e-6, torch.full_like(det, 1e-6), det)
     return torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / det[:, None, None]
-
-
-def _sampled(picture: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values [B, K] of a picture [H, W] at (x, y) px [B, K, 2], the border repeated."""
-    height, width = picture.shape
-    unit = points.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
-    places = points.nan_to_num(0.0) * unit - 1
-    # A picture a patch, all of them one: on a CPU, cores share the work by pictures.
-    pictures = picture.expand(len(points), 1, height, width)
-    values = F.grid_sample(pictures, places[:, None], padding_mode="border", align_corners=True)
-    return values[:, 0, 0]
