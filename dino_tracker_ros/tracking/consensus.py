@@ -10,6 +10,7 @@ second one. Which side a point is on, its patch tells.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -156,24 +157,27 @@ def _agreed(design: Tensor, moved: Tensor, closeness: Tensor) -> tuple[Tensor, T
 
 
 def _trios(usable: Tensor) -> Tensor:
-    """Three of the usable neighbours, bool [B, k], for each trial, int64 [B, trials, 3].
+    """Three of the usable neighbours, bool [B, k], for each trial, int64 [B, trials, 3]."""
+    # Usable ones first, in their order, so that as many of them are drawn the same way.
+    order = (~usable).to(torch.uint8).argsort(dim=1, stable=True)
+    chosen = _draws(usable.shape[1]).to(usable.device)[usable.sum(dim=1)]
+    return order.gather(1, chosen.flatten(1)).view(chosen.shape)
+
+
+@cache
+def _draws(places: int) -> Tensor:
+    """Three different of the first n places for each trial, int64 [n, trials, 3], n to `places`.
 
     The same trials for as many neighbours: a result does not depend on what else is asked.
     """
     generator = torch.Generator().manual_seed(0)
-    places = usable.shape[1]
-    chance = torch.rand(TRIALS, NEIGHBOURS, generator=generator)[:, :places]
-    # Usable ones first, in their order, so that as many of them are drawn the same way.
-    order = (~usable).to(torch.uint8).argsort(dim=1, stable=True)
-    number = usable.sum(dim=1)
-    ranks = torch.stack(
+    chance = torch.rand(TRIALS, places, generator=generator)
+    return torch.stack(
         [
-            chance.masked_fill(torch.arange(places) >= max(count, 3), 2.0).argsort(dim=1)[:, :3]
-            for count in range(places + 1)
+            chance.masked_fill(torch.arange(places) >= max(n, 3), 2.0).argsort(dim=1)[:, :3]
+            for n in range(places + 1)
         ]
-    ).to(usable.device)
-    chosen = ranks[number]
-    return order.gather(1, chosen.flatten(1)).view(chosen.shape)
+    )
 
 
 def _solved(design: Tensor, moved: Tensor, weight: Tensor) -> Tensor:
