@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking import sightings as sightings_module
-from dino_tracker_ros.tracking.consensus import Expected, Move
+from dino_tracker_ros.tracking.consensus import Expected
 from dino_tracker_ros.tracking.registration import (
     COARSEST,
     Patches,
@@ -345,11 +345,11 @@ def test_a_point_that_its_own_surface_places_is_not_carried_along_by_another(
     """Hidden in frame 2 where its neighbours, right in frame 1 or not, say it is."""
     pyramid = pyramid_of(texture(), texture(), flat())
     likely = still(3) + (0.0 if right else 5.0)
-    away = Move(QUERIES + 20.0, torch.eye(2).repeat(3, 1, 1), torch.ones(3).bool())
+    away = Expected(QUERIES + 20.0, torch.eye(2).repeat(3, 1, 1), torch.ones(3).bool())
 
-    def moves(rows: Tensor, *_: object) -> tuple[Move, Move]:
-        chosen = Move(away.points[rows], away.affine[rows], away.agreed[rows])
-        return chosen, Move(chosen.points, chosen.affine, ~chosen.agreed)
+    def moves(rows: Tensor, *_: object) -> tuple[Expected, Expected]:
+        chosen = Expected(away.points[rows], away.affine[rows], away.agreed[rows])
+        return chosen, Expected(chosen.points, chosen.affine, ~chosen.agreed)
 
     monkeypatch.setattr(sightings_module, "moves_of_neighbours", moves)
     seen = looked(monkeypatch, pyramid, still(3), Neighbours([likely]))

@@ -30,27 +30,12 @@ UNIT = 50.0
 
 @dataclass(frozen=True)
 class Expected:
-    """Where neighbours say that N points are in T frames.
+    """Where neighbours say that points are: N points in T frames, or B points in one frame.
 
     Attributes:
-        points: float32 [N, T, 2] px; the given points where too few neighbours agree.
-        affine: float32 [N, T, 2, 2], from the query frame.
-        agreed: bool [N, T].
-    """
-
-    points: Tensor
-    affine: Tensor
-    agreed: Tensor
-
-
-@dataclass(frozen=True)
-class Move:
-    """Where neighbours say that B points go from one frame to another.
-
-    Attributes:
-        points: float32 [B, 2] px.
-        affine: float32 [B, 2, 2], from the one frame to the other.
-        agreed: bool [B], whether enough neighbours say so.
+        points: float32 [N, T, 2] or [B, 2] px; of N points, the given ones where too few agree.
+        affine: float32 [N, T, 2, 2] or [B, 2, 2], from the frame that they were asked from.
+        agreed: bool [N, T] or [B].
     """
 
     points: Tensor
@@ -91,7 +76,7 @@ def expect_from_neighbours(
 
 def moves_of_neighbours(
     rows: Tensor, reference: Tensor, here: Tensor, frame: int, points: Tensor, found: Tensor
-) -> tuple[Move, Move]:
+) -> tuple[Expected, Expected]:
     """Where B of N points go from a frame of their own each to one frame that all share.
 
     Args:
@@ -120,7 +105,7 @@ def moves_of_neighbours(
         solution, residual = _agreed(design, moved, closeness)
         agree = (residual < AGREEMENT) & (closeness > 0)
         slope = torch.eye(2, device=here.device) + solution[:, 1:].transpose(1, 2) / UNIT
-        moves.append(Move(here + solution[:, 0], slope, agree.sum(dim=1) >= FEWEST))
+        moves.append(Expected(here + solution[:, 0], slope, agree.sum(dim=1) >= FEWEST))
         closeness = closeness.masked_fill(agree, 0.0)
     return moves[0], moves[1]
 
@@ -160,12 +145,12 @@ def _trios(usable: Tensor) -> Tensor:
     """Three of the usable neighbours, bool [B, k], for each trial, int64 [B, trials, 3]."""
     # Usable ones first, in their order, so that as many of them are drawn the same way.
     order = (~usable).to(torch.uint8).argsort(dim=1, stable=True)
-    chosen = _draws(usable.shape[1]).to(usable.device)[usable.sum(dim=1)]
+    chosen = _draws(usable.shape[1], usable.device)[usable.sum(dim=1)]
     return order.gather(1, chosen.flatten(1)).view(chosen.shape)
 
 
 @cache
-def _draws(places: int) -> Tensor:
+def _draws(places: int, device: torch.device) -> Tensor:
     """Three different of the first n places for each trial, int64 [n, trials, 3], n to `places`.
 
     The same trials for as many neighbours: a result does not depend on what else is asked.
@@ -177,7 +162,7 @@ def _draws(places: int) -> Tensor:
             chance.masked_fill(torch.arange(places) >= max(n, 3), 2.0).argsort(dim=1)[:, :3]
             for n in range(places + 1)
         ]
-    )
+    ).to(device)
 
 
 def _solved(design: Tensor, moved: Tensor, weight: Tensor) -> Tensor:

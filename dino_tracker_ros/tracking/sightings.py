@@ -49,6 +49,18 @@ class Sightings:
     tried: Tensor
 
 
+@dataclass(frozen=True)
+class _Search:
+    """What is looked for and where it was found so far: whole patches, halved ones that still fit
+    where a whole one reaches over an edge, and `seen`, which is added to in place."""
+
+    pyramid: Pyramid
+    whole: Sequence[Template]
+    halved: Sequence[Template]
+    seen: Registration
+    settings: RegistrationSettings
+
+
 def look(
     pyramid: Pyramid,
     query_frame: Tensor,
@@ -68,64 +80,48 @@ def look(
     """
     queries, start = pyramid.to_picture(query_point), pyramid.to_picture(points)
     templates = build_templates(pyramid, query_frame, queries, settings.radius)
-    # Half a patch still fits where the whole one reaches over an edge.
     halved = build_templates(pyramid, query_frame, queries, max(2, settings.radius // 2))
     seen = _seen_along(pyramid, templates, query_frame, start, before, settings)
     rows = torch.arange(len(queries), device=queries.device)
     seen.points[rows, query_frame] = queries
     seen.found[rows, query_frame] = True
     seen.likeness[rows, query_frame] = 1.0
+    search = _Search(pyramid, templates, halved, seen, settings)
     tried = start.new_full((4, *start.shape), torch.nan) if before is None else before.tried
     for _ in range(CONSENSUS_ROUNDS):
         likely, other = expect_from_neighbours(query_frame, queries, seen.points, seen.found)
         # A patch may look right where it is not: all that neighbours place elsewhere are tried.
         doubtful = likely.agreed & ~_seen_at(seen, likely.points)
         lost = other.agreed & ~seen.found
-        for answer, wanted, at_last in zip((likely, other), (doubtful, lost), tried, strict=False):
+        asked = ((likely, doubtful, tried[0]), (other, lost, tried[1]))
+        for answer, wanted, at_last in asked:
             for t in range(start.shape[1]):
                 there = torch.nonzero(wanted[:, t])[:, 0]
                 at, warp = answer.points[there, t], answer.affine[there, t]
-                _look_at(pyramid, templates, halved, seen, t, there, at, warp, at_last, settings)
+                _look_at(search, t, there, at, warp, at_last)
         told = _tells(likely, seen) | _tells(other, seen)
-        _carry_on(pyramid, templates, halved, seen, query_frame, told, tried[2:], settings)
+        _carry_on(search, query_frame, told, tried[2:])
     return Sightings(seen, likely.agreed & ~seen.found, tried)
 
 
 def _look_at(
-    pyramid: Pyramid,
-    templates: Sequence[Template],
-    halved: Sequence[Template],
-    seen: Registration,
-    frame: int,
-    rows: Tensor,
-    places: Tensor,
-    affine: Tensor,
-    tried: Tensor,
-    settings: RegistrationSettings,
+    search: _Search, frame: int, rows: Tensor, places: Tensor, affine: Tensor, tried: Tensor
 ) -> None:
     """Looks where neighbours say that patches are; once in each place, see `Sightings.tried`."""
     fresh = ~((places - tried[rows, frame]).norm(dim=-1) < BESIDE)
     rows, places, affine = rows[fresh], places[fresh], affine[fresh]
     tried[rows, frame] = places
-    reach = settings.reach
-    found = register(pyramid, frame, templates, rows, places, affine, 1, reach / 2, settings)
-    seen.improve_(frame, found)
-    left = ~seen.found[rows, frame]
-    rows, places, affine = rows[left], places[left], affine[left]
-    found = register(pyramid, frame, halved, rows, places, affine, 0, reach / 4, settings)
-    seen.improve_(frame, found)
+    for patches, coarsest, share in ((search.whole, 1, 1 / 2), (search.halved, 0, 1 / 4)):
+        found = register(
+            search.pyramid, frame, patches, rows, places, affine, coarsest,
+            share * search.settings.reach, search.settings,
+        )  # fmt: skip
+        search.seen.improve_(frame, found)
+        left = ~search.seen.found[rows, frame]
+        rows, places, affine = rows[left], places[left], affine[left]
 
 
-def _carry_on(
-    pyramid: Pyramid,
-    templates: Sequence[Template],
-    halved: Sequence[Template],
-    seen: Registration,
-    query_frame: Tensor,
-    told: Tensor,
-    tried: Tensor,
-    settings: RegistrationSettings,
-) -> None:
+def _carry_on(search: _Search, query_frame: Tensor, told: Tensor, tried: Tensor) -> None:
     """Looks for what is not found where neighbours went since it was seen last, forward and
     backward from the queries.
 
@@ -137,7 +133,9 @@ def _carry_on(
             the query's frame: if it was not found there it is hidden, and a step on would only
             lead along with what hides it.
     """
-    for order in (range(seen.found.shape[1]), range(seen.found.shape[1] - 1, -1, -1)):
+    seen = search.seen
+    frames = seen.found.shape[1]
+    for order in (range(frames), range(frames - 1, -1, -1)):
         last = query_frame.clone()
         for t in order:
             ahead = (query_frame < t) if order.step > 0 else (query_frame > t)
@@ -148,10 +146,8 @@ def _carry_on(
             moves = moves_of_neighbours(rows, last[rows], here, t, seen.points, seen.found)
             for move, at_last in zip(moves, tried, strict=True):
                 sent = move.agreed & ~seen.found[rows, t]
-                _look_at(
-                    pyramid, templates, halved, seen, t, rows[sent], move.points[sent],
-                    move.affine[sent] @ warp[sent], at_last, settings,
-                )  # fmt: skip
+                turned = move.affine[sent] @ warp[sent]
+                _look_at(search, t, rows[sent], move.points[sent], turned, at_last)
             last = torch.where(ahead & seen.found[:, t], t, last)
 
 
