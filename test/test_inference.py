@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from known_scene import KnownBackbone, KnownFlow, frames_of, known_tracker, quic
 from slow_sampling import slow_sample
 from torch import Tensor
 
+from dino_tracker_ros.tracking import inference as inference_module
 from dino_tracker_ros.tracking import tracker as tracker_module
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.hypotheses import RIM
@@ -373,3 +375,44 @@ def test_a_patch_that_neighbours_expect_and_nobody_finds_is_occluded(
     assert tracks.occluded[far_inside, -1].all()
     assert not tracks.occluded[outside, -1].any()
     assert not tracks.occluded[far_inside, 1].any()
+
+
+EDGE = 60
+AWAY = -3  # px along x that what is right of the edge moves by in a frame
+
+
+class PartingFlow(KnownFlow):
+    """Left of an edge that moves along, the scene's flow; right of it another one."""
+
+    def flow(self, sources: Sequence[Any], targets: Sequence[Any]) -> Tensor:
+        found = super().flow(sources, targets).clone()
+        for flow, (source, _), (target, _) in zip(found, sources, targets, strict=True):
+            behind = flow[:, :, round(EDGE + source * DRIFT[0]) :]
+            behind[0], behind[1] = AWAY * (target - source), 0.0
+        return found
+
+
+@pytest.mark.parametrize("told_apart", [True, False])
+def test_a_point_beside_an_outline_is_found_by_its_own_side_of_it(
+    monkeypatch: pytest.MonkeyPatch, told_apart: bool
+) -> None:
+    moving, behind = drifting(5), drifting(1)[0].image[::-1, ::-1]
+    for t, frame in enumerate(moving):
+        edge = round(EDGE + t * DRIFT[0])
+        frame.image[:, edge:] = np.roll(behind, AWAY * t, axis=1)[:, edge:]
+    y = np.arange(30.0, 80, 7)
+    queries = np.column_stack([np.zeros_like(y), np.full_like(y, EDGE - 3), y])
+    truth = queries[:, None, 1:] + np.arange(len(moving))[:, None] * DRIFT
+    if not told_apart:
+        monkeypatch.setattr(
+            inference_module, "own_surface", lambda *given: torch.ones(len(queries), len(given[-1]))
+        )
+    motion = (np.arange(len(moving))[:, None] * DRIFT).tolist()
+    tracker = known_tracker(monkeypatch, motion, quick())
+    tracker._flow = PartingFlow(motion, silent=False)
+    for frame in moving:
+        tracker.observe(frame)
+    tracks = tracker.track(queries.astype(np.float32))
+    right = np.linalg.norm(tracks.points - truth, axis=-1) < 0.5
+    sure = right & (tracks.confidence >= 0.75)
+    assert (sure[:, -1].mean() > 0.8) == told_apart, sure.mean(axis=0)

@@ -252,6 +252,34 @@ def test_together_is_one_by_one() -> None:
         assert torch.equal(part.found, whole.found[k : k + 1])
 
 
+def test_what_does_not_belong_to_the_surface_is_left_out() -> None:
+    """Left of an edge the query's surface, right of it another one that goes its own way."""
+    edge, shift = 150, torch.tensor([7.0, 3.0])
+    first, second = texture(), texture(seed=9).roll(-20, dims=0)
+    first[:, edge:] = texture(seed=9)[:, edge:]
+    second[:, : edge + 7] = texture().roll((3, 7), dims=(0, 1))[:, : edge + 7]
+    pyramid = pyramid_of(first, second)
+    queries = torch.tensor([[147.0, y] for y in (60.0, 90.0, 120.0, 150.0)])
+    start, rows = queries + shift + around(0.5, 4), torch.arange(4)
+
+    def own(offsets: Tensor) -> Tensor:
+        return (queries[:, :1] + offsets[:, 0] < edge).float()
+
+    found = {}
+    for support in (None, own):
+        templates = build_templates(
+            pyramid, torch.zeros(4).long(), queries, OPTIONS.radius, support
+        )
+        for template in templates:
+            torch.testing.assert_close(template.weight.sum(dim=1), torch.ones(4))
+        found[support] = register(
+            pyramid, 1, templates, rows, start, torch.eye(2).repeat(4, 1, 1), 0, 6.0, OPTIONS
+        )
+    assert not found[None].found.any(), found[None].likeness
+    assert found[own].found.all(), found[own].likeness
+    assert (found[own].points - queries - shift).norm(dim=-1).max() < 0.2
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (1, 40), (17, 4)])
 def test_tiny_pictures_are_survived(height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -6,6 +6,7 @@ Tumanyan et al. 2024, sec. 3.4.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.registration import build_pyramid
 from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
 from dino_tracker_ros.tracking.sightings import Sightings, look, with_sightings
+from dino_tracker_ros.tracking.support import own_surface
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside
 
@@ -151,10 +153,13 @@ def _paths(
     points, sightings = followed(candidates), None
     if settings.registration.enabled:
         pyramid = build_pyramid(clip.images, settings.registration.longest_side)
+        loop_error = settings.trajectories.loop_error
+        support = partial(own_surface, clip.flows, query_frame, query_point, loop_error)
         for _ in range(settings.registration.rounds):
             sightings = look(
-                pyramid, query_frame, query_point, points, sightings, settings.registration
-            )
+                pyramid, query_frame, query_point, points, sightings, settings.registration,
+                support,
+            )  # fmt: skip
             places = with_sightings(candidates, pyramid, sightings, settings.registration)
             points = followed(places)
     return points, sightings

@@ -7,7 +7,7 @@ drifts. A match is accepted only where the warped patch looks like the template.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,11 @@ AREA_LIMIT = 3.0
 """Largest change of the patch's area, either way."""
 FLAT = 2.0
 """Standard deviation of the gray values, 0..255, below which a patch has nothing to hold on to."""
+
+
+Support = Callable[[Tensor], Tensor]
+"""Offsets [K, 2], working px, from N points to how surely what is there belongs to their surface,
+[N, K] in 0..1."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Template:
 
     Attributes:
         offsets: [K, 2], from the centre, px of the level.
-        weight: [K], of the samples.
+        weight: [N, K], of the samples; they sum to one.
         values: [N, K], of mean zero.
         contrast: [N, 1], standard deviation.
         solver: [N, 6, K], from the weighted error of the samples to the step in shift and affine
@@ -134,18 +139,29 @@ def build_pyramid(images: Tensor, longest_side: int) -> Pyramid:
 
 
 def build_templates(
-    pyramid: Pyramid, frames: Tensor, points: Tensor, radius: int
+    pyramid: Pyramid,
+    frames: Tensor,
+    points: Tensor,
+    radius: int,
+    support: Support | None = None,
 ) -> list[Template]:
     """The patches around points [N, 2] of frames int64 [N] on every level.
 
     Args:
         points: px of the finest level.
         radius: half the side of a patch, px of its level.
+        support: what of a patch belongs to the point's own surface; None takes it whole.
     """
-    return [
-        _template(level, frames, points / 2**number, radius)
-        for number, level in enumerate(pyramid.levels)
-    ]
+    templates = []
+    for number, level in enumerate(pyramid.levels):
+        offsets = _square(radius, level.device)
+        weight = _bell(offsets, radius).expand(len(points), -1)
+        if support is not None:
+            around = _square(radius + 1, level.device) * 2**number / pyramid.scale
+            weight = weight * _eroded(support(around))
+            weight = weight / weight.sum(dim=1, keepdim=True)
+        templates.append(_template(level, frames, points / 2**number, radius, offsets, weight))
+    return templates
 
 
 def register(
@@ -203,18 +219,33 @@ def _halved(picture: Tensor) -> Tensor:
     return F.conv2d(picture, taps.view(1, 1, 5, 1))[..., ::2, ::2]
 
 
-def _template(picture: Tensor, frames: Tensor, points: Tensor, radius: int) -> Template:
-    steps = torch.arange(-radius, radius + 1, device=picture.device, dtype=torch.float32)
+def _square(radius: int, device: torch.device) -> Tensor:
+    """Offsets [K, 2], (x, y) px, of a square of side 2 radius + 1."""
+    steps = torch.arange(-radius, radius + 1, device=device, dtype=torch.float32)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
-    offsets = torch.stack([x.flatten(), y.flatten()], dim=-1)
-    weight = torch.exp(-offsets.square().sum(dim=-1) / (2 * (radius / 1.5) ** 2))
-    weight = weight / weight.sum()
+    return torch.stack([x.flatten(), y.flatten()], dim=-1)
 
+
+def _eroded(support: Tensor) -> Tensor:
+    """Of a square [N, (2 radius + 3)²] what is supported with all its neighbours, [N, K]: the
+    derivative of a pixel on the rim would be that of the outline."""
+    side = round(support.shape[1] ** 0.5)
+    square = support.view(-1, 1, side, side)
+    return -F.max_pool2d(-square, 3, stride=1).flatten(1)
+
+
+def _bell(offsets: Tensor, radius: int) -> Tensor:
+    """Weights [K] that fall from the centre and sum to one."""
+    weight = torch.exp(-offsets.square().sum(dim=-1) / (2 * (radius / 1.5) ** 2))
+    return weight / weight.sum()
+
+
+def _template(
+    picture: Tensor, frames: Tensor, points: Tensor, radius: int, offsets: Tensor, weight: Tensor
+) -> Template:
     # One pixel more on every side: derivatives are differences of neighbours.
     side = 2 * radius + 3
-    steps = torch.arange(-radius - 1, radius + 2, device=picture.device, dtype=torch.float32)
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
-    wide = torch.stack([x.flatten(), y.flatten()], dim=-1)
+    wide = _square(radius + 1, picture.device)
     seen = picture.new_zeros(len(points), side, side)
     for frame in frames.unique().tolist():
         own = frames == frame
@@ -237,7 +268,7 @@ def _template(picture: Tensor, frames: Tensor, points: Tensor, radius: int) -> T
         ],
         dim=1,
     )
-    weighted = slopes * weight
+    weighted = slopes * weight[:, None]
     squares = weighted @ slopes.transpose(1, 2)
     scale = torch.diagonal(squares, dim1=1, dim2=2).mean(dim=1)[:, None]
     prior = squares.new_tensor([0, 0, 1, 1, 1, 1, 0, 0]) * SHEAR_PRIOR
@@ -250,7 +281,7 @@ def _refined(
     template: Template, rows: Tensor, picture: Tensor, place: Tensor, warp: Tensor, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Places [B, 2], warps [B, 2, 2] and likeness [B] after some Gauss-Newton steps."""
-    offsets, weight = template.offsets, template.weight
+    offsets, weight = template.offsets, template.weight[rows]
     radius = offsets.max()
     values, contrast = template.values[rows], template.contrast[rows]
     solver = template.solver[rows]
@@ -265,7 +296,7 @@ def _refined(
         place = place - (warp @ (undone @ step[:, :2, None]))[..., 0]
         warp = warp @ undone
     seen, spread = _standardized(_warped(picture, place, warp, offsets), weight)
-    alike = (seen * values) @ weight / (spread * contrast)[:, 0]
+    alike = (seen * values * weight).sum(dim=1) / (spread * contrast)[:, 0]
     return place, warp, alike
 
 
@@ -288,8 +319,8 @@ def _warped(picture: Tensor, place: Tensor, warp: Tensor, offsets: Tensor) -> Te
 
 def _standardized(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Values [B, K] without their mean, and their standard deviation [B, 1], never zero."""
-    centred = values - (values @ weight)[:, None]
-    spread = (centred.square() @ weight)[:, None].sqrt()
+    centred = values - (values * weight).sum(dim=1, keepdim=True)
+    spread = (centred.square() * weight).sum(dim=1, keepdim=True).sqrt()
     return centred, spread.clamp(min=1e-3)
 
 

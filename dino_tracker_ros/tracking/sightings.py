@@ -19,6 +19,7 @@ from dino_tracker_ros.tracking.registration import (
     COARSEST,
     Pyramid,
     Registration,
+    Support,
     Template,
     build_templates,
     register,
@@ -68,6 +69,7 @@ def look(
     points: Tensor,
     before: Sightings | None,
     settings: RegistrationSettings,
+    support: Support | None = None,
 ) -> Sightings:
     """Looks for the queries' patches in every frame.
 
@@ -77,10 +79,13 @@ def look(
         query_point: [N, 2], (x, y) working px.
         points: [N, T, 2], where to look first, working px.
         before: what an earlier look found; this one adds to it, in place.
+        support: what of a patch belongs to the query's own surface; None takes it whole.
     """
     queries, start = pyramid.to_picture(query_point), pyramid.to_picture(points)
-    templates = build_templates(pyramid, query_frame, queries, settings.radius)
-    halved = build_templates(pyramid, query_frame, queries, max(2, settings.radius // 2))
+    templates = build_templates(pyramid, query_frame, queries, settings.radius, support)
+    halved = build_templates(
+        pyramid, query_frame, queries, max(2, settings.radius // 2), support
+    )
     seen = _seen_along(pyramid, templates, query_frame, start, before, settings)
     rows = torch.arange(len(queries), device=queries.device)
     seen.points[rows, query_frame] = queries
