@@ -16,7 +16,7 @@ from torch import Tensor
 from dino_tracker_ros.tracking.trajectories import FlowPair, loop_step, sample_map
 
 MOTION = 0.7
-"""How much faster or slower than the query a pixel of its surface may move, px a frame…"""
+"""How far the motion of a pixel of the query's surface may be from the query's, px a frame…"""
 SLOPE = 0.1
 """… and how much more of it for every px between them: surfaces turn, shear and grow."""
 
