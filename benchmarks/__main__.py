@@ -1,4 +1,4 @@
-"""make bench: how long the tracker takes, what it needs, and how both grow."""
+"""make bench: how long the tracker takes, what it needs, how both grow, and how right it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import budget, growth, soak, stages, warm
+from benchmarks import accuracy, budget, growth, soak, stages, warm
 from benchmarks.options import FRAMES, SIZE, Options
 from benchmarks.output import JSON_NAME, PLOT_NAME, Result, table_text, write_results
 from dino_tracker_ros.evaluation.report.run_information import run_information
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[Options], Result]] = {
     "growth": growth.benchmark,
     "soak": soak.benchmark,
     "budget": budget.benchmark,
+    "accuracy": accuracy.benchmark,
 }
 
 
@@ -73,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         "--points", type=int, default=1024, metavar="N", help="points to track (default 1024)"
     )
     parser.add_argument(
-        "--repeats", type=int, default=3, metavar="N", help="of each measurement (default 3)"
+        "--repeats", type=int, default=3, metavar="N",
+        help="of each measurement; of accuracy, made clips (default 3)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="shorter lists: to see that all works"

@@ -8,18 +8,20 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from known_scene import quick, tiny_tracker
+from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks are not installed
 
-from benchmarks import budget, growth, machine, paper, soak, stages, warm
+from benchmarks import accuracy, budget, growth, machine, paper, soak, stages, warm
 from benchmarks.__main__ import main
-from benchmarks.clips import folder_clip, grid_queries, made_clip, part
+from benchmarks.clips import Clip, folder_clip, grid_queries, made_clip, part
 from benchmarks.growth import CURVES, QUICK_CURVES, Curve, Job, Measured, curve_exponents
 from benchmarks.machine import Ceilings, measured_ceilings, written_bytes
 from benchmarks.measures import Spread, fitted_exponent, slope, spread
@@ -31,6 +33,8 @@ from benchmarks.work import Work, counted, estimated_seconds, fractions
 from dino_tracker_ros.evaluation.report.json_text import json_text
 from dino_tracker_ros.evaluation.synthetic import make_clip, write_clip
 from dino_tracker_ros.tracking.errors import ClipError, SettingError
+from dino_tracker_ros.tracking.tracker import DinoTracker
+from dino_tracker_ros.tracking.tracks import Tracks
 
 CPU = torch.device("cpu")
 
@@ -260,6 +264,40 @@ def test_budgets_end_the_fit_whatever_the_iterations(tiny: Options):
     assert list(column(table, "iterations")) == ["0.5", "1"]
     assert all(int(count) > 4 for count in column(table, "iterations").values())
     assert len(result.charts) == 1
+
+
+def test_points_that_come_later_are_scored_apart(
+    tiny: Options, monkeypatch: pytest.MonkeyPatch
+):
+    def half_perfect(tracker: DinoTracker, queries: NDArray[np.float32]) -> Tracks:
+        """The known tracks, but lost where points are asked for later."""
+        truth = clips[-1].truth
+        assert truth is not None
+        np.testing.assert_array_equal(queries, truth.queries)
+        lost = 100.0 * (queries[:, 0] > 0)[:, None, None]
+        return Tracks(
+            queries, truth.points + lost.astype(np.float32), truth.occluded,
+            np.ones_like(truth.occluded, np.float32), np.arange(30), 96, 80,
+        )  # fmt: skip
+
+    clips: list[Clip] = []
+
+    def cut(*arguments: Any) -> Clip:
+        clips.append(part(*arguments))
+        return clips[-1]
+
+    monkeypatch.setattr(accuracy, "part", cut)
+    monkeypatch.setattr(accuracy, "warm_up", lambda *_: None)
+    monkeypatch.setattr(DinoTracker, "track", half_perfect)
+    table = accuracy.benchmark(replace(tiny, frames=30)).tables[0]
+    assert [clip.frames[0].stamp for clip in clips] == [made_clip(96, 80, 30).frames[24].stamp] * 2
+    rows = {(line[0], line[1]): line[2:] for line in table.lines[1:]}
+    assert set(rows) == {
+        (when, clip) for when in ("first frame", "later") for clip in ("seed 1", "seed 2", "mean")
+    }
+    for (when, _), (points, found, *_rest) in rows.items():
+        assert int(points) > 0
+        assert found == ("100.0" if when == "first frame" else "0.0")
 
 
 def test_a_soak_tells_memory_and_what_was_written(tiny: Options, monkeypatch: pytest.MonkeyPatch):

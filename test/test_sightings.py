@@ -18,7 +18,7 @@ from dino_tracker_ros.tracking.registration import (
     register,
 )
 from dino_tracker_ros.tracking.settings import RegistrationSettings
-from dino_tracker_ros.tracking.sightings import Sightings, look
+from dino_tracker_ros.tracking.sightings import Sightings, look, query_patches
 
 HEIGHT, WIDTH = 120, 160
 OPTIONS = RegistrationSettings(longest_side=4096, radius=10, likeness=0.85, reach=16.0)
@@ -130,7 +130,8 @@ def looked(
     """A look for QUERIES of frame 0 where neighbours say what they are told to."""
     monkeypatch.setattr(sightings_module, "expect_from_neighbours", neighbours)
     home = torch.zeros(len(points)).long()
-    return look(pyramid, home, QUERIES[: len(points)], points, before, OPTIONS)
+    patches = query_patches(pyramid, home, QUERIES[: len(points)], OPTIONS)
+    return look(pyramid, patches, points, before, OPTIONS)
 
 
 def sent_by_neighbours(tries: list[Try]) -> list[tuple[int, int, int]]:
@@ -298,9 +299,8 @@ def test_a_patch_begins_as_deformed_as_it_was_seen_last(
 @pytest.mark.parametrize("home", [0, 2])
 def test_the_query_itself_is_seen_where_it_is(home: int) -> None:
     pyramid = pyramid_of(texture(), flat(), texture(seed=3))
-    seen = look(
-        pyramid, torch.tensor([home] * 3), QUERIES, still(3) + 3.0, None, OPTIONS
-    ).registration
+    patches = query_patches(pyramid, torch.tensor([home] * 3), QUERIES, OPTIONS)
+    seen = look(pyramid, patches, still(3) + 3.0, None, OPTIONS).registration
     assert torch.equal(seen.points[:, home], QUERIES)
     assert seen.found.sum(dim=1).tolist() == [1, 1, 1]
     assert seen.found[:, home].all() and (seen.likeness[:, home] == 1).all()
@@ -332,7 +332,8 @@ def test_neighbours_carry_a_point_on_from_where_it_was_seen_last() -> None:
     truth = torch.cat([lonely[None], others])[:, None] + step * torch.arange(3.0)[:, None]
     paths = truth.clone()
     paths[0, 2] += torch.tensor([40.0, 0.0])
-    seen = look(pyramid, home, queries, paths, None, OPTIONS).registration
+    patches = query_patches(pyramid, home, queries, OPTIONS)
+    seen = look(pyramid, patches, paths, None, OPTIONS).registration
     assert seen.found[1:, 1:].all() and not seen.found[1:, 0].any()
     assert seen.found[0].all()
     assert (seen.points[0, 2] - truth[0, 2]).norm() < 0.1

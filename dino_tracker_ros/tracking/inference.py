@@ -18,7 +18,7 @@ from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_leng
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.registration import build_pyramid
 from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
-from dino_tracker_ros.tracking.sightings import Sightings, look, with_sightings
+from dino_tracker_ros.tracking.sightings import Sightings, look, query_patches, with_sightings
 from dino_tracker_ros.tracking.support import own_surface
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside
@@ -155,11 +155,11 @@ def _paths(
         pyramid = build_pyramid(clip.images, settings.registration.longest_side)
         loop_error = settings.trajectories.loop_error
         support = partial(own_surface, clip.flows, query_frame, query_point, loop_error)
+        patches = query_patches(
+            pyramid, query_frame, query_point, settings.registration, support
+        )
         for _ in range(settings.registration.rounds):
-            sightings = look(
-                pyramid, query_frame, query_point, points, sightings, settings.registration,
-                support,
-            )  # fmt: skip
+            sightings = look(pyramid, patches, points, sightings, settings.registration)
             places = with_sightings(candidates, pyramid, sightings, settings.registration)
             points = followed(places)
     return points, sightings

@@ -51,47 +51,78 @@ class Sightings:
 
 
 @dataclass(frozen=True)
-class _Search:
-    """What is looked for and where it was found so far: whole patches, halved ones that still fit
-    where a whole one reaches over an edge, and `seen`, which is added to in place."""
+class QueryPatches:
+    """What is looked for: the patches around N queries.
 
-    pyramid: Pyramid
+    Attributes:
+        frames: int64 [N], of the queries.
+        points: [N, 2], the queries, px of the pyramid's finest level.
+        whole: their patches.
+        halved: of half the side: they still fit where a whole one reaches over an edge.
+    """
+
+    frames: Tensor
+    points: Tensor
     whole: Sequence[Template]
     halved: Sequence[Template]
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What is looked for and where it was found so far: `seen` is added to in place."""
+
+    pyramid: Pyramid
+    patches: QueryPatches
     seen: Registration
     settings: RegistrationSettings
 
 
-def look(
+def query_patches(
     pyramid: Pyramid,
     query_frame: Tensor,
     query_point: Tensor,
-    points: Tensor,
-    before: Sightings | None,
     settings: RegistrationSettings,
     support: Support | None = None,
-) -> Sightings:
-    """Looks for the queries' patches in every frame.
+) -> QueryPatches:
+    """The patches around queries, which all looks share.
 
     Args:
         pyramid: of the frames.
         query_frame: int64 [N].
         query_point: [N, 2], (x, y) working px.
-        points: [N, T, 2], where to look first, working px.
-        before: what an earlier look found; this one adds to it, in place.
         support: what of a patch belongs to the query's own surface; None takes it whole.
     """
-    queries, start = pyramid.to_picture(query_point), pyramid.to_picture(points)
-    templates = build_templates(pyramid, query_frame, queries, settings.radius, support)
-    halved = build_templates(
-        pyramid, query_frame, queries, max(2, settings.radius // 2), support
+    points = pyramid.to_picture(query_point)
+    whole, halved = (
+        build_templates(pyramid, query_frame, points, radius, support)
+        for radius in (settings.radius, max(2, settings.radius // 2))
     )
-    seen = _seen_along(pyramid, templates, query_frame, start, before, settings)
+    return QueryPatches(query_frame, points, whole, halved)
+
+
+def look(
+    pyramid: Pyramid,
+    patches: QueryPatches,
+    points: Tensor,
+    before: Sightings | None,
+    settings: RegistrationSettings,
+) -> Sightings:
+    """Looks for the queries' patches in every frame.
+
+    Args:
+        pyramid: of the frames.
+        patches: of N queries.
+        points: [N, T, 2], where to look first, working px.
+        before: what an earlier look found; this one adds to it, in place.
+    """
+    query_frame, queries = patches.frames, patches.points
+    start = pyramid.to_picture(points)
+    seen = _seen_along(pyramid, patches, start, before, settings)
     rows = torch.arange(len(queries), device=queries.device)
     seen.points[rows, query_frame] = queries
     seen.found[rows, query_frame] = True
     seen.likeness[rows, query_frame] = 1.0
-    search = _Search(pyramid, templates, halved, seen, settings)
+    search = _Search(pyramid, patches, seen, settings)
     tried = start.new_full((4, *start.shape), torch.nan) if before is None else before.tried
     for _ in range(CONSENSUS_ROUNDS):
         likely, other = expect_from_neighbours(query_frame, queries, seen.points, seen.found)
@@ -105,7 +136,7 @@ def look(
                 at, warp = answer.points[there, t], answer.affine[there, t]
                 _look_at(search, t, there, at, warp, at_last)
         told = _tells(likely, seen) | _tells(other, seen)
-        _carry_on(search, query_frame, told, tried[2:])
+        _carry_on(search, told, tried[2:])
     return Sightings(seen, likely.agreed & ~seen.found, tried)
 
 
@@ -116,9 +147,10 @@ def _look_at(
     fresh = ~((places - tried[rows, frame]).norm(dim=-1) < BESIDE)
     rows, places, affine = rows[fresh], places[fresh], affine[fresh]
     tried[rows, frame] = places
-    for patches, coarsest, share in ((search.whole, 1, 1 / 2), (search.halved, 0, 1 / 4)):
+    patches = search.patches
+    for templates, coarsest, share in ((patches.whole, 1, 1 / 2), (patches.halved, 0, 1 / 4)):
         found = register(
-            search.pyramid, frame, patches, rows, places, affine, coarsest,
+            search.pyramid, frame, templates, rows, places, affine, coarsest,
             share * search.settings.reach, search.settings,
         )  # fmt: skip
         search.seen.improve_(frame, found)
@@ -126,7 +158,7 @@ def _look_at(
         rows, places, affine = rows[left], places[left], affine[left]
 
 
-def _carry_on(search: _Search, query_frame: Tensor, told: Tensor, tried: Tensor) -> None:
+def _carry_on(search: _Search, told: Tensor, tried: Tensor) -> None:
     """Looks for what is not found where neighbours went since it was seen last, forward and
     backward from the queries.
 
@@ -138,7 +170,7 @@ def _carry_on(search: _Search, query_frame: Tensor, told: Tensor, tried: Tensor)
             the query's frame: if it was not found there it is hidden, and a step on would only
             lead along with what hides it.
     """
-    seen = search.seen
+    seen, query_frame = search.seen, search.patches.frames
     frames = seen.found.shape[1]
     for order in (range(frames), range(frames - 1, -1, -1)):
         last = query_frame.clone()
@@ -166,8 +198,7 @@ def _tells(answer: Expected, seen: Registration) -> Tensor:
 
 def _seen_along(
     pyramid: Pyramid,
-    templates: Sequence[Template],
-    query_frame: Tensor,
+    patches: QueryPatches,
     start: Tensor,
     before: Sightings | None,
     settings: RegistrationSettings,
@@ -175,6 +206,7 @@ def _seen_along(
     """Patches registered from `start` [N, T, 2], forward and backward from their queries: each
     begins as deformed as it was seen last, so that it may turn and grow over time."""
     count, frames = start.shape[:2]
+    query_frame = patches.frames
     upright = torch.eye(2, device=start.device).repeat(count, 1, 1)
     if before is None:
         seen = Registration(
@@ -193,7 +225,7 @@ def _seen_along(
             ahead = (query_frame < t) if order.step > 0 else (query_frame > t)
             rows = torch.nonzero(ahead & ~known[:, t])[:, 0]
             found = register(
-                pyramid, t, templates, rows, start[rows, t], last[rows], COARSEST,
+                pyramid, t, patches.whole, rows, start[rows, t], last[rows], COARSEST,
                 settings.reach, settings,
             )  # fmt: skip
             seen.improve_(t, found)
