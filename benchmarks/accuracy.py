@@ -6,20 +6,16 @@ points that a robot asks for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
 
 from benchmarks.clips import SHOWN, accuracy, grid_queries, made_clip, mean_accuracy, part
 from benchmarks.messages import say
 from benchmarks.options import FRAMES, Options
 from benchmarks.output import Result, Table
 from benchmarks.runs import warm_up
-from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruth
 from dino_tracker_ros.tracking.tracker import DinoTracker
-from dino_tracker_ros.tracking.tracks import Tracks
 
+QUICK_FRAMES = 12
 FIRST, LATER = "first frame", "later"
 _LEAD = 24
 """Frames made before those that are tracked: by then something hides part of the points."""
@@ -36,7 +32,7 @@ class _Scored:
 def benchmark(options: Options) -> Result:
     """Fits and tracks a made clip for each repeat."""
     found: dict[str, dict[int, _Scored]] = {FIRST: {}, LATER: {}}
-    frames = options.frames or FRAMES
+    frames = options.frames or (QUICK_FRAMES if options.quick else FRAMES)
     tracker = DinoTracker(options.settings)
     for seed in range(1, options.repeats + 1):
         clip = part(made_clip(*options.size, _LEAD + frames, seed), _LEAD, _LEAD + frames)
@@ -51,28 +47,10 @@ def benchmark(options: Options) -> Result:
         first = clip.truth.queries[:, 0] == 0
         for name, chosen in ((FIRST, first), (LATER, ~first)):
             if chosen.any():
-                found[name][seed] = _scored(tracks, clip.truth, chosen)
+                scored = accuracy(tracks, clip.truth, chosen)
+                found[name][seed] = _Scored(int(chosen.sum()), scored)
         say(f"made clip of seed {seed} is tracked")
     return _result(options, frames, found)
-
-
-def _scored(tracks: Tracks, truth: GroundTruth, chosen: NDArray[np.bool_]) -> _Scored:
-    """The scores of some of the points, bool [N]."""
-    truth = replace(
-        truth,
-        queries=truth.queries[chosen],
-        points=truth.points[chosen],
-        occluded=truth.occluded[chosen],
-        evaluate=truth.evaluate[chosen],
-    )
-    tracks = replace(
-        tracks,
-        queries=tracks.queries[chosen],
-        points=tracks.points[chosen],
-        occluded=tracks.occluded[chosen],
-        confidence=tracks.confidence[chosen],
-    )
-    return _Scored(int(chosen.sum()), accuracy(tracks, truth))
 
 
 def _result(options: Options, frames: int, found: dict[str, dict[int, _Scored]]) -> Result:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_tracker_ros.evaluation.scores import count, scores
+from dino_tracker_ros.evaluation.scores import count, scores, select_tracks
 from dino_tracker_ros.evaluation.synthetic import make_clip
 from dino_tracker_ros.evaluation.truths.clip_folder import load_clip_folder
 from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruth
@@ -94,9 +94,18 @@ def grid_queries(width: int, height: int, count: int) -> NDArray[np.float32]:
     return np.column_stack([np.zeros(count), x, y]).astype(np.float32)
 
 
-def accuracy(tracks: Tracks, truth: GroundTruth) -> dict[str, float]:
-    """Scores in percent, by the names of SHOWN that the known tracks support."""
-    found = scores([count(tracks, truth)], resamples=0)
+def accuracy(
+    tracks: Tracks, truth: GroundTruth, chosen: NDArray[np.bool_] | None = None
+) -> dict[str, float]:
+    """Scores in percent, by the names of SHOWN that the known tracks support.
+
+    Args:
+        chosen: bool [N], the tracks that count; None takes all.
+    """
+    counts = count(tracks, truth)
+    if chosen is not None:
+        counts = select_tracks(counts, chosen)
+    found = scores([counts], resamples=0)
     return {name: 100 * found[name].value for name in SHOWN if name in found}
 
 

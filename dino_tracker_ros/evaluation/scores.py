@@ -362,7 +362,7 @@ def scores_by_occlusion(
                 inside = clip.longest_occlusion >= low
                 if high is not None:
                     inside &= clip.longest_occlusion <= high
-                parts.append(_selected(clip, inside & (clip.frames > 0)))
+                parts.append(select_tracks(clip, inside & (clip.frames > 0)))
         parts = [part for part in parts if len(part.frames)]
         if parts:
             found[name] = scores(parts, resamples, seed)
@@ -396,7 +396,8 @@ def counts_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Counts:
     return Counts(**arrays)
 
 
-def _selected(counts: Counts, tracks: NDArray[np.bool_]) -> Counts:
+def select_tracks(counts: Counts, tracks: NDArray[np.bool_]) -> Counts:
+    """The counts of some tracks, bool [N]."""
     arrays = counts_to_arrays(counts)
     return counts_from_arrays({name: array[tracks] for name, array in arrays.items()})
 
