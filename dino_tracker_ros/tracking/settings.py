@@ -296,10 +296,10 @@ class HypothesesSettings(SettingGroup):
     )  # fmt: skip
     most_price: float = setting(10.0, "most that features cost in a frame", minimum=0, maximum=1e4)
     lost_price: float = setting(
-        6.0, "most that flow which does not close its loop costs in a frame", minimum=0, maximum=1e4
+        3.0, "most that flow which does not close its loop costs in a frame", minimum=0, maximum=1e4
     )
     jump_price: float = setting(
-        6.0, "price of leaving flow for another match", minimum=0, maximum=1e4
+        9.0, "price of leaving flow for another match", minimum=0, maximum=1e4
     )
 
 
