@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import accuracy, budget, growth, soak, stages, warm
+from benchmarks.messages import say
 from benchmarks.options import FRAMES, SIZE, Options
 from benchmarks.output import JSON_NAME, PLOT_NAME, Result, table_text, write_results
 from dino_tracker_ros.evaluation.report.run_information import run_information
@@ -28,6 +29,8 @@ BENCHMARKS: dict[str, Callable[[Options], Result]] = {
     "budget": budget.benchmark,
     "accuracy": accuracy.benchmark,
 }
+OWN_CLIPS = ("growth", "soak", "accuracy")
+"""Benchmarks that make the clips they measure, whatever --clip says."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,6 +128,8 @@ def _run(parsed: argparse.Namespace) -> None:
         print("--quick: shorter lists and fewer iterations; not to be quoted\n")
     results: dict[str, Result] = {}
     for name in chosen:
+        if options.folder is not None and name in OWN_CLIPS:
+            say(f"{name} makes its own clips: --clip has no part in it")
         results[name] = BENCHMARKS[name](options)
         for table in results[name].tables:
             print(table_text(table) + "\n", flush=True)

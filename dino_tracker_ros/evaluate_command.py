@@ -92,8 +92,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "or a bag with a TrackArray topic",
     )  # fmt: skip
     command.add_argument(
-        "--mode", choices=("strided", "first"), default="strided",
-        help="frames that count: all but the query's (strided), or those after it",
+        "--mode", choices=("strided", "first", "every"), default="strided",
+        help="frames that count: all but the query's (strided), or those after it (first); every "
+        "is strided, with each track asked for in every frame that shows it",
     )  # fmt: skip
     command.add_argument(
         "--out", type=Path, metavar="FOLDER",

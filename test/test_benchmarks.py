@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks are not installed
 
 from benchmarks import accuracy, budget, growth, machine, paper, soak, stages, warm
-from benchmarks.__main__ import main
+from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.clips import Clip, folder_clip, grid_queries, made_clip, part
 from benchmarks.growth import CURVES, QUICK_CURVES, Curve, Job, Measured, curve_exponents
 from benchmarks.machine import Ceilings, measured_ceilings, written_bytes
@@ -411,3 +411,14 @@ def test_a_wrong_size_is_refused(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["--size", "480p"])
     assert "854x480" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "told"), [("soak", True), ("stages", False)])
+def test_a_clip_without_a_part_is_told(
+    name: str, told: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.setitem(BENCHMARKS, name, lambda options: Result((), {}))
+    arguments = [name, "--preset", "cpu", "--device", "cpu", "--clip", str(tmp_path)]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert ("soak makes its own clips" in capsys.readouterr().err) == told

@@ -206,6 +206,10 @@ def test_clips_of_every_kind(tmp_path):
     (tmp_path / "davis.pkl").write_bytes(pickle.dumps({"goat": tap_vid(), "judo": tap_vid()}))
     assert [clip.name for clip in load_clips(tmp_path / "davis.pkl")] == ["goat", "judo"]
     assert len(load_clips(tmp_path / "davis.pkl", "strided")[0].truth.queries) == N
+    shown = (~arrays()["occluded"]).sum()
+    for path in (folder, tmp_path / "davis.pkl"):
+        for clip in load_clips(path, "every"):
+            assert len(clip.truth.queries) == shown > N
     badja = tmp_path / "badja"
     (badja / "joint_annotations").mkdir(parents=True)
     shutil.move(folder / "frames", badja / "pictures")
@@ -243,6 +247,8 @@ def test_truth_of_every_kind(tmp_path):
         np.testing.assert_allclose(truth.points, known.points, atol=1e-5)
         np.testing.assert_array_equal(truth.occluded, known.occluded)
         assert truth.evaluate.all() and truth.has_occlusion
+        everywhere = load_truth(tmp_path / name, STAMPS, WIDTH, HEIGHT, "every")
+        assert len(everywhere.queries) == (~known.occluded).sum(), name
     truth = load_truth(folder / "gt.npz", STAMPS, WIDTH, HEIGHT)
     np.testing.assert_array_equal(truth.queries, known.queries)
 

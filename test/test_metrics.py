@@ -111,6 +111,7 @@ def test_tap_vid_counts_equal_their_definitions(seed, mode):
 def test_scored_frames_leave_out_the_query_and_what_comes_before_it():
     queries = np.array([[2, 0, 0]], np.float32)
     assert metrics.scored_frames(queries, 4, "strided").tolist() == [[True, True, False, True]]
+    assert metrics.scored_frames(queries, 4, "every").tolist() == [[True, True, False, True]]
     assert metrics.scored_frames(queries, 4, "first").tolist() == [[False, False, False, True]]
 
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-Mode = Literal["strided", "first"]
+Mode = Literal["strided", "first", "every"]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -40,14 +40,14 @@ def scored_frames(queries: NDArray[np.float32], frame_count: int, mode: Mode) ->
     Args:
         queries: [N, 3], (t, x, y).
         frame_count: T.
-        mode: "strided" takes all frames but the query's, "first" those after it.
+        mode: "first" takes the frames after the query's, the others all but the query's.
 
     Returns:
         bool [N, T].
     """
     frames = np.arange(frame_count)[None, :]
     query_frames = _query_frames(queries)
-    return frames != query_frames if mode == "strided" else frames > query_frames
+    return frames > query_frames if mode == "first" else frames != query_frames
 
 
 def distances(

@@ -40,8 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--topic", default="", help="the bag's image topic")
     parser.add_argument(
-        "--mode", choices=("strided", "first"), default="strided",
-        help="which points of TAP-Vid's pickles, as in 'dino-tracker evaluate'",
+        "--mode", choices=("strided", "first", "every"), default="strided",
+        help="which points are asked for, as in 'dino-tracker evaluate'",
     )  # fmt: skip
     parser.add_argument("--node", default=NODE, help=f"name of the node (default {NODE})")
     return parser

@@ -38,7 +38,11 @@ from dino_tracker_ros.evaluation.scores import METRICS
 from dino_tracker_ros.visualization.output import atomic_output
 
 _BIG = ("delta_average", "average_jaccard", "occlusion_accuracy", "survival", "re_found", "pck")
-_STRATEGY = {"strided": "all frames but a query's own", "first": "the frames after a query"}
+_STRATEGY = {
+    "strided": "all frames but a query's own",
+    "first": "the frames after a query",
+    "every": "all frames but a query's own, every track asked for in every frame that shows it",
+}
 
 
 def write_report(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from dino_tracker_ros.evaluation.truths.ground_truth import (
     GroundTruthError,
     LabelledClip,
 )
+from dino_tracker_ros.evaluation.truths.query_sampling import asked_everywhere
 from dino_tracker_ros.evaluation.truths.recorded_tracks import load_truth_bag, truth_of_tracks
 from dino_tracker_ros.evaluation.truths.tap_vid import (
     TAP_VID_SUFFIXES,
@@ -34,13 +36,17 @@ def load_clips(path: Path, mode: Mode = "strided") -> list[LabelledClip]:
     Args:
         path: a folder with pictures and gt.npz; a TAP-Vid pickle, a zip with such, or a folder
             of either; BADJA's folder, or a file in its joint_annotations.
-        mode: which points of a TAP-Vid clip are asked for; elsewhere the files say it.
+        mode: which points of a TAP-Vid clip are asked for; elsewhere the files say it, but for
+            "every".
 
     Raises:
         GroundTruthError: none of these, or one that is damaged or contradicts itself.
         NpzError: a gt.npz that cannot be read.
         VideoError: a picture is missing or damaged.
     """
+    if mode == "every":
+        clips = load_clips(path, "first")
+        return [replace(clip, truth=asked_everywhere(clip.truth)) for clip in clips]
     if not path.exists():
         raise GroundTruthError(f"there is no '{path}'")
     if (path / "gt.npz").is_file():
@@ -67,7 +73,8 @@ def load_truth(
         stamps: int64 [T], ns, of the pictures. Tracks with stamps are matched by them exactly,
             others by the number of the frame.
         width, height: of the pictures, px.
-        mode: which points of a TAP-Vid clip are asked for; elsewhere the files say it.
+        mode: which points of a TAP-Vid clip are asked for; elsewhere the files say it, but for
+            "every".
 
     Raises:
         GroundTruthError: none of these, a damaged one, or one that does not fit the pictures.
@@ -75,6 +82,8 @@ def load_truth(
         NpzError: an .npz that cannot be read.
         TracksFileError: tracks in an .npz whose arrays do not fit each other.
     """
+    if mode == "every":
+        return asked_everywhere(load_truth(path, stamps, width, height, "first"))
     if not path.exists():
         raise GroundTruthError(f"there is no '{path}' with known tracks")
     suffix = path.suffix.lower()
