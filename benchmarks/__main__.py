@@ -81,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         help="of each measurement; of accuracy, made clips (default 3)",
     )
     parser.add_argument(
+        "--curves", nargs="+", choices=[curve.name for curve in growth.CURVES], default=(),
+        help="of growth (default all)",
+    )  # fmt: skip
+    parser.add_argument(
         "--quick", action="store_true", help="shorter lists: to see that all works"
     )
     parser.add_argument(
@@ -167,6 +171,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         points=parsed.points,
         repeats=parsed.repeats,
         quick=parsed.quick,
+        curves=tuple(parsed.curves),
         baseline=parsed.baseline is not None,
         baseline_values=baseline_values,
         baseline_iterations=parsed.baseline_iterations,

@@ -25,6 +25,7 @@ class Options:
         points: tracked while the clock runs.
         repeats: of each measurement.
         quick: shorter lists and fewer iterations, to see that all works.
+        curves: of growth, by name; empty takes all.
         baseline: whether the paper's pipeline runs beside ours.
         baseline_values: settings of it that are not the published ones.
         baseline_iterations: timed of each of its two phases.
@@ -38,6 +39,7 @@ class Options:
     points: int = 1024
     repeats: int = 3
     quick: bool = False
+    curves: tuple[str, ...] = ()
     baseline: bool = False
     baseline_values: dict[str, str] = field(default_factory=dict)
     baseline_iterations: int = 100

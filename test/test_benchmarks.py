@@ -329,6 +329,9 @@ def test_growth_measures_every_point_and_fits_known_exponents(
     assert tracks[0][1] == "1.00"
     assert tracks[0][-1] == "0.00"  # memory does not know the tracks here
     assert len(result.charts) == 6
+    asked.clear()
+    assert len(growth.benchmark(replace(tiny, curves=("tracks",))).tables) == 1
+    assert asked == QUICK_CURVES[2].jobs()
 
 
 def test_growth_is_measured_over_the_ranges_that_were_promised():
