@@ -218,6 +218,8 @@ def _with_flow(
     spread = torch.where(in_image, spread, LOST)
     lost = settings.lost_price
     strain = torch.where(in_image, (0.5 * (error / loop_error).square()).clamp(max=lost), lost)
+    # Neither picture nor flow holds such a step: it is no better than a jump.
+    strain += settings.jump_price * (~in_image & (error > loop_error))
 
     squared = (moved[:, :, None] - candidates.points[:, None]).square().sum(dim=-1)
     gate = 2 * settings.gate**2 * (spread[:, :, None] + candidates.variance[:, None])

@@ -91,7 +91,7 @@ def _repeatable() -> Iterator[None]:
     memory: Any = deterministic  # has attributes that type checkers do not see
     filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Writing NaN into all new memory finds reads of it, at a fifth of the time.
+    # Writing NaN into all new memory finds reads of it, and takes time.
     memory.fill_uninitialized_memory = False
     try:
         yield
