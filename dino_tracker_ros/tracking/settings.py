@@ -444,6 +444,7 @@ PRESETS: dict[str, dict[str, Value]] = {
     "cpu": {
         "clip.longest_side": 640,
         "backbone.placing_scale": 1.0,
+        "optimizer.iterations": 50,  # docs/RESULTS.md: a hundred are no more accurate
         # Flow teaches alone: the others take a third of the time and move no score beyond chance.
         "loss.dino_best_buddies": 0.0,
         "loss.refined_best_buddies": 0.0,
