@@ -1,4 +1,5 @@
-"""Made clips of several seeds: points in sight from the first frame on, and those that come later.
+"""Made clips of several seeds, sharp and blurred: points in sight from the first frame on, and
+those that come later.
 
 Whoever comes into view later mostly does so from behind something, beside its outline: the hardest
 points that a robot asks for.
@@ -8,7 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.clips import SHOWN, accuracy, grid_queries, made_clip, mean_accuracy, part
+from benchmarks.clips import (
+    SHOWN,
+    Clip,
+    accuracy,
+    blurred,
+    grid_queries,
+    made_clip,
+    mean_accuracy,
+    part,
+)
 from benchmarks.messages import say
 from benchmarks.options import FRAMES, Options
 from benchmarks.output import Result, Table
@@ -30,32 +40,41 @@ class _Scored:
 
 
 def benchmark(options: Options) -> Result:
-    """Fits and tracks a made clip for each repeat."""
-    found: dict[str, dict[int, _Scored]] = {FIRST: {}, LATER: {}}
+    """Fits and tracks a made clip for each repeat, once as it is and once blurred."""
+    found: dict[str, dict[int, _Scored]] = {}
     frames = options.frames or (QUICK_FRAMES if options.quick else FRAMES)
     tracker = DinoTracker(options.settings)
     for seed in range(1, options.repeats + 1):
         clip = part(made_clip(*options.size, _LEAD + frames, seed), _LEAD, _LEAD + frames)
         if seed == 1:
             warm_up(tracker, clip.frames, grid_queries(*clip.size, 16))
-        tracker.reset()
-        for frame in clip.frames:
-            tracker.observe(frame)
-        tracker.fit()
-        assert clip.truth is not None, "made clips have known tracks"
-        tracks = tracker.track(clip.truth.queries)
-        first = clip.truth.queries[:, 0] == 0
-        for name, chosen in ((FIRST, first), (LATER, ~first)):
-            if chosen.any():
-                scored = accuracy(tracks, clip.truth, chosen)
-                found[name][seed] = _Scored(int(chosen.sum()), scored)
-        say(f"made clip of seed {seed} is tracked")
+        for pictures, seen in (("sharp", clip), ("blurred", blurred(clip, seed))):
+            for when, scored in _tracked(tracker, seen).items():
+                found.setdefault(f"{pictures}, {when}", {})[seed] = scored
+            say(f"made clip of seed {seed}, {pictures}, is tracked")
     return _result(options, frames, found)
 
 
+def _tracked(tracker: DinoTracker, clip: Clip) -> dict[str, _Scored]:
+    """Scores of the points that are asked for in the first frame, and of those of later ones."""
+    tracker.reset()
+    for frame in clip.frames:
+        tracker.observe(frame)
+    tracker.fit()
+    assert clip.truth is not None, "made clips have known tracks"
+    tracks = tracker.track(clip.truth.queries)
+    first = clip.truth.queries[:, 0] == 0
+    return {
+        when: _Scored(int(chosen.sum()), accuracy(tracks, clip.truth, chosen))
+        for when, chosen in ((FIRST, first), (LATER, ~first))
+        if chosen.any()
+    }
+
+
 def _result(options: Options, frames: int, found: dict[str, dict[int, _Scored]]) -> Result:
-    shown = [name for name in SHOWN if name in found[FIRST][1].scores]
-    lines = [["asked for", "clip", "points", *(SHOWN[name] for name in shown)]]
+    some = next(iter(next(iter(found.values())).values()))
+    shown = [name for name in SHOWN if name in some.scores]
+    lines = [["pictures, asked for", "clip", "points", *(SHOWN[name] for name in shown)]]
     for when, clips in found.items():
         for seed, each in clips.items():
             marks = [f"{each.scores[name]:.1f}" for name in shown]

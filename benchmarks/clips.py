@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +19,13 @@ from dino_tracker_ros.evaluation.truths.query_sampling import queries_at, sample
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.visualization.video import open_frames
+
+BLUR = 8.0
+"""Longest smear of a blurred frame, px."""
+NOISE = 6.0
+"""Standard deviation of a blurred frame's noise, gray values of 0..255."""
+QUALITY = 60
+"""Of a blurred frame's JPEG, 0..100."""
 
 SHOWN = {
     "pck": "PCK",
@@ -82,6 +90,36 @@ def part(clip: Clip, start: int, end: int) -> Clip:
             mask_areas=None if areas is None else areas[start:end],
         )
     return Clip(f"{clip.name}, frames {start}..{end - 1}", frames, truth)
+
+
+def blurred(clip: Clip, seed: int) -> Clip:
+    """The clip as a small camera in motion sees it in poor light: every frame is smeared along a
+    line of its own, noisy, and went through JPEG. Centres of smears stay where they were, so the
+    known tracks hold.
+
+    Args:
+        seed: of smears and noise.
+    """
+    random = np.random.default_rng(seed)
+    frames = []
+    for frame in clip.frames:
+        smear = _smear(random.uniform(1, BLUR), random.uniform(0, math.pi))
+        picture = cv2.filter2D(frame.image.astype(np.float32), -1, smear)
+        sent = np.clip(picture + random.normal(0, NOISE, picture.shape), 0, 255).astype(np.uint8)
+        options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+        _, packed = cv2.imencode(".jpg", cv2.cvtColor(sent, cv2.COLOR_RGB2BGR), options)
+        shown = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
+        frames.append(replace(frame, image=np.ascontiguousarray(shown)))
+    return replace(clip, name=f"{clip.name}, blurred", frames=frames)
+
+
+def _smear(length: float, angle: float) -> NDArray[np.float32]:
+    """A line through the middle that sums to one, float32 [K, K]."""
+    middle = math.ceil(BLUR / 2)
+    along = np.linspace(-length / 2, length / 2, 64)
+    x, y = along * math.cos(angle) + middle, along * math.sin(angle) + middle
+    smear, _, _ = np.histogram2d(y, x, bins=2 * middle + 1, range=[[-0.5, 2 * middle + 0.5]] * 2)
+    return (smear / smear.sum()).astype(np.float32)
 
 
 def grid_queries(width: int, height: int, count: int) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks are not 
 
 from benchmarks import accuracy, budget, growth, machine, paper, soak, stages, warm
 from benchmarks.__main__ import BENCHMARKS, main
-from benchmarks.clips import Clip, folder_clip, grid_queries, made_clip, part
+from benchmarks.clips import Clip, blurred, folder_clip, grid_queries, made_clip, part
 from benchmarks.growth import CURVES, QUICK_CURVES, Curve, Job, Measured, curve_exponents
 from benchmarks.machine import Ceilings, measured_ceilings, written_bytes
 from benchmarks.measures import Spread, fitted_exponent, slope, spread
@@ -293,11 +294,34 @@ def test_points_that_come_later_are_scored_apart(
     assert [clip.frames[0].stamp for clip in clips] == [made_clip(96, 80, 30).frames[24].stamp] * 2
     rows = {(line[0], line[1]): line[2:] for line in table.lines[1:]}
     assert set(rows) == {
-        (when, clip) for when in ("first frame", "later") for clip in ("seed 1", "seed 2", "mean")
+        (f"{pictures}, {when}", clip)
+        for pictures in ("sharp", "blurred")
+        for when in ("first frame", "later")
+        for clip in ("seed 1", "seed 2", "mean")
     }
     for (when, _), (points, found, *_rest) in rows.items():
         assert int(points) > 0
-        assert found == ("100.0" if when == "first frame" else "0.0")
+        assert found == ("100.0" if when.endswith("first frame") else "0.0")
+
+
+def test_a_blurred_clip_shows_the_same_points_less_clearly():
+    sharp = made_clip(96, 80, 4)
+    worn = blurred(sharp, seed=1)
+    assert worn.truth is sharp.truth
+    again, other = blurred(sharp, seed=1), blurred(sharp, seed=2)
+    for t, frame in enumerate(worn.frames):
+        before = sharp.frames[t]
+        assert frame.stamp == before.stamp
+        assert frame.image.dtype == np.uint8 and frame.image.shape == before.image.shape
+        np.testing.assert_array_equal(frame.image, again.frames[t].image)
+        assert (frame.image != other.frames[t].image).any()
+        # Colours stay where they were, and nothing is moved by a pixel.
+        assert np.abs(frame.image.mean(axis=(0, 1)) - before.image.mean(axis=(0, 1))).max() < 3
+        low, high = (cv2.GaussianBlur(f.image.mean(axis=2), (0, 0), 4) for f in (before, frame))
+        (x, y), _ = cv2.phaseCorrelate(low, high)
+        assert abs(x) < 0.5 and abs(y) < 0.5
+    before, after = (np.var(clip.frames[0].image[..., 1]) for clip in (sharp, worn))
+    assert after < before
 
 
 def test_a_soak_tells_memory_and_what_was_written(tiny: Options, monkeypatch: pytest.MonkeyPatch):

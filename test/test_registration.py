@@ -74,6 +74,7 @@ def found_in_second(
     settings: RegistrationSettings = OPTIONS,
     affine: Tensor | None = None,
     coarsest: int = COARSEST,
+    vouched: float = 0.0,
 ) -> Patches:
     """Patches of the first frame, registered in the second."""
     count = len(queries)
@@ -81,8 +82,14 @@ def found_in_second(
     warp = torch.eye(2) if affine is None else affine
     return register(
         pyramid, 1, templates, torch.arange(count), start, warp.expand(count, 2, 2),
-        coarsest, settings.reach, settings,
+        coarsest, settings.reach, settings, vouched,
     )  # fmt: skip
+
+
+def noisy(picture: Tensor, spread: float) -> Tensor:
+    """With noise of this standard deviation in every pixel."""
+    generator = torch.Generator().manual_seed(1)
+    return picture + spread * torch.randn(picture.shape, generator=generator)
 
 
 def around(radius: float, count: int) -> Tensor:
@@ -164,6 +171,44 @@ def test_what_is_not_the_patch_is_refused() -> None:
         lost = ~result.found
         assert torch.equal(result.points[lost], queries[lost]), name
         assert result.points.isfinite().all() and result.likeness.isfinite().all(), name
+
+
+def test_what_blur_and_noise_hide_is_judged_on_a_coarser_level() -> None:
+    """At full sharpness no patch is alike enough."""
+    queries = queries_on()
+    truth = moved(queries)
+    start = truth + around(5.0, len(queries))
+    pyramid = pyramid_of(texture(), noisy(warped_texture(SLOPE, 1.0, 0.0), 45.0))
+    result = found_in_second(pyramid, queries, start)
+    assert (result.likeness < OPTIONS.likeness).all()
+    assert result.found.all()
+    assert (result.points - truth).norm(dim=-1).max() < 0.5
+    # The finest level alone has no coarser one to ask.
+    near = truth + around(1.0, len(queries))
+    assert not found_in_second(pyramid, queries, near, coarsest=0).found.any()
+
+
+def test_a_blurred_patch_is_believed_sooner_where_something_vouches_for_it() -> None:
+    queries = queries_on()
+    truth = moved(queries)
+    pyramid = pyramid_of(texture(), noisy(warped_texture(SLOPE, 1.0, 0.0), 80.0))
+    start = truth + around(3.0, len(queries))
+    alone = found_in_second(pyramid, queries, start)
+    told = found_in_second(pyramid, queries, start, vouched=0.1)
+    assert alone.found.sum() < told.found.sum() < len(queries)
+    assert (told.found | ~alone.found).all()
+    assert (told.points - truth).norm(dim=-1)[told.found].max() < 1.0
+
+
+def test_no_voucher_makes_another_texture_the_patch() -> None:
+    queries = queries_on()
+    pyramid = pyramid_of(texture(), noisy(warped_texture(SLOPE, 1.0, 0.0, seed=9), 20.0))
+    assert not found_in_second(pyramid, queries, moved(queries), vouched=0.1).found.any()
+    # Whatever is asked for: what left its reach was seen nowhere.
+    lenient = replace(OPTIONS, likeness=0.0, reach=0.1)
+    away = moved(queries) + around(5.0, len(queries))
+    flat = pyramid_of(texture(), warped_texture(SLOPE, 1.0, 0.0))
+    assert not found_in_second(flat, queries, away, lenient, vouched=0.1).found.any()
 
 
 def test_what_is_out_of_reach_is_refused() -> None:

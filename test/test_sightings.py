@@ -10,15 +10,17 @@ from torch import Tensor
 
 from dino_tracker_ros.tracking import sightings as sightings_module
 from dino_tracker_ros.tracking.consensus import Expected
+from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates
 from dino_tracker_ros.tracking.registration import (
     COARSEST,
     Patches,
     Pyramid,
+    Registration,
     build_pyramid,
     register,
 )
 from dino_tracker_ros.tracking.settings import RegistrationSettings
-from dino_tracker_ros.tracking.sightings import Sightings, look, query_patches
+from dino_tracker_ros.tracking.sightings import Sightings, look, query_patches, with_sightings
 
 HEIGHT, WIDTH = 120, 160
 OPTIONS = RegistrationSettings(longest_side=4096, radius=10, likeness=0.85, reach=16.0)
@@ -73,12 +75,13 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> list[Try]:
     def remember(
         pyramid: Pyramid, frame: int, templates: list, rows: Tensor, start: Tensor,
         affine: Tensor, coarsest: int, reach: float, settings: RegistrationSettings,
+        vouched: float = 0.0,
     ) -> Patches:  # fmt: skip
         radius = int(templates[0].offsets.max())
         for row, place, warp in zip(rows.tolist(), start, affine, strict=True):
             told.append(Try(frame, row, place.clone(), warp.clone(), coarsest, radius))
         return register(
-            pyramid, frame, templates, rows, start, affine, coarsest, reach, settings
+            pyramid, frame, templates, rows, start, affine, coarsest, reach, settings, vouched
         )
 
     monkeypatch.setattr(sightings_module, "register", remember)
@@ -358,3 +361,51 @@ def test_a_point_that_its_own_surface_places_is_not_carried_along_by_another(
     starts = [each.start for each in tries if each.frame == 2]
     carried = any(torch.equal(start, place) for start in starts for place in away.points)
     assert carried == (not right)
+    # Who is mostly right about a point places it where its patch is not found, and nowhere else.
+    placed = torch.full_like(likely, torch.nan)
+    if right:
+        placed[:, 2] = likely[:, 2]
+    torch.testing.assert_close(seen.carried, placed, equal_nan=True)
+
+
+def test_a_noisy_patch_is_found_where_neighbours_expect_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Too much noise for what a path finds alone."""
+    generator = torch.Generator().manual_seed(2)
+    noise = 90.0 * torch.randn(HEIGHT, WIDTH, generator=generator)
+    pyramid = pyramid_of(texture(), texture() + noise)
+    alone = looked(monkeypatch, pyramid, still(2), Neighbours([nobody(2)])).registration
+    said = looked(monkeypatch, pyramid, still(2), Neighbours([still(2)])).registration
+    assert said.found[:, 1].sum() > alone.found[:, 1].sum()
+    assert (said.points - still(2)).norm(dim=-1)[said.found].max() < 1.0
+
+
+def test_a_candidate_is_what_was_seen_or_else_where_neighbours_carry_the_point() -> None:
+    """In frame 1 seen, in frame 2 carried, in frame 3 neither; pictures of half the size."""
+    frames, scale = 4, torch.tensor([0.5, 0.5])
+    pyramid = Pyramid(pyramid_of(texture()).levels, scale)
+    seen, carried = still(frames) / 2 + 1.0, nobody(frames)
+    carried[:, 2] = QUERIES / 2 + 3.0
+    found = torch.tensor([True, True, False, False]).expand(3, frames)
+    registration = Registration(
+        seen, torch.eye(2).expand(3, frames, 2, 2), torch.ones(3, frames), found
+    )
+    nothing = torch.zeros(3, frames).bool()
+    sightings = Sightings(registration, nothing, carried, nobody(4 * frames).view(4, 3, frames, 2))
+    before = Candidates(
+        QUERIES[:, None], torch.full((3, 1), 4.0), torch.full((3, 1), 1.0), torch.zeros(3, 1).bool()
+    )
+    places = with_sightings([before] * frames, pyramid, sightings, OPTIONS)
+    assert [place.sure.tolist()[0] for place in places] == [
+        [False, True], [False, True], [False, True], [False, False],
+    ]  # fmt: skip
+    torch.testing.assert_close(places[1].points[:, 1], pyramid.to_working(seen[:, 1]))
+    torch.testing.assert_close(places[2].points[:, 1], pyramid.to_working(carried[:, 2]))
+    assert all(torch.equal(place.points[:, 0], QUERIES) for place in places)
+    assert places[1].price[:, 1].eq(-OPTIONS.reward).all()
+    assert places[2].price[:, 1].eq(0.0).all()
+    assert places[3].price[:, 1].eq(NEVER).all()
+    assert places[1].variance[:, 1].sqrt().allclose(torch.tensor(OPTIONS.error))
+    # Two px of the smaller picture are four working px.
+    assert places[2].variance[:, 1].sqrt().allclose(torch.tensor(4.0))

@@ -2,7 +2,8 @@
 
 Inverse compositional Lucas-Kanade (Baker and Matthews 2004) with an affine warp, brightness and
 contrast taken out: the patch around the query is the template in every frame, so that nothing
-drifts. A match is accepted only where the warped patch looks like the template.
+drifts. A match is accepted only where the warped patch looks like the template: at full sharpness
+or, where motion blur, noise or compression hides what is fine, on the next coarser level.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ SHEAR_PRIOR = 0.02
 """How strongly a step is kept from deforming the patch, of the mean curvature."""
 AREA_LIMIT = 3.0
 """Largest change of the patch's area, either way."""
+BLURRED = 0.4
+"""Likeness at full sharpness below which the next coarser level cannot make up for it."""
 FLAT = 2.0
 """Standard deviation of the gray values, 0..255, below which a patch has nothing to hold on to."""
 
@@ -42,7 +45,8 @@ class Patches:
         rows: int64 [B], which points.
         points: float32 [B, 2], (x, y) px of the finest level; the start where nothing was found.
         affine: float32 [B, 2, 2], how the patch is deformed; the start where nothing was found.
-        likeness: float32 [B], normalised cross-correlation with the template, -1..1.
+        likeness: float32 [B], normalised cross-correlation with the template at full sharpness,
+            -1..1.
         found: bool [B].
     """
 
@@ -174,6 +178,7 @@ def register(
     coarsest: int,
     reach: float,
     settings: RegistrationSettings,
+    vouched: float = 0.0,
 ) -> Patches:
     """Registers patches in one frame.
 
@@ -188,8 +193,12 @@ def register(
             of what is around it.
         reach: how far from its start a patch may be found, px of the finest level.
         settings: what is accepted.
+        vouched: how much less alike a blurred patch has to be, because something else says that
+            it is there.
     """
     place, warp, alike = start.clone(), affine.clone(), start.new_zeros(len(start))
+    soft_place, soft_warp = start.clone(), affine.clone()
+    soft_alike = torch.full_like(alike, -torch.inf)
     left = torch.nonzero(templates[0].contrast[rows, 0] > FLAT)[:, 0]
     for level in range(coarsest, -1, -1):
         at, slope, likeness = _refined(
@@ -198,8 +207,16 @@ def register(
         )  # fmt: skip
         place[left], warp[left], alike[left] = at * 2**level, slope, likeness
         left = left[(place[left] - start[left]).norm(dim=-1) < reach]
+        if level == 1:
+            soft_place[left], soft_warp[left] = place[left], warp[left]
+            soft_alike[left] = alike[left]
+    sharp = alike > settings.likeness
+    soft = ~sharp & (alike > BLURRED) & (soft_alike > settings.likeness - vouched)
+    # What is blurred leads the finest level astray.
+    place = torch.where(soft[:, None], soft_place, place)
+    warp = torch.where(soft[:, None, None], soft_warp, warp)
     area = torch.linalg.det(warp[left])
-    good = (alike[left] > settings.likeness) & (area > 1 / AREA_LIMIT) & (area < AREA_LIMIT)
+    good = (sharp | soft)[left] & (area > 1 / AREA_LIMIT) & (area < AREA_LIMIT)
     found = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     found[left[good]] = True
     return Patches(

@@ -29,6 +29,12 @@ from dino_tracker_ros.tracking.settings import RegistrationSettings
 CONSENSUS_ROUNDS = 2
 """Times that neighbours are asked: each answer may be a neighbour for the next."""
 
+VOUCHED = 0.1
+"""How much less alike a blurred patch has to be where neighbours say that it is."""
+
+CARRIED_ERROR = 2.0
+"""Error of a place that only neighbours tell, px of the pyramid's finest level."""
+
 BESIDE = 1.0
 """Starts nearer than this to where a patch was found lead there again, px."""
 
@@ -40,6 +46,8 @@ class Sightings:
     Attributes:
         registration: of the query's patch, px of the pyramid's finest level.
         missed: bool [N, T], not found where neighbours agree that it should be seen.
+        carried: [N, T, 2], where neighbours of the point's own surface carry it, px of the
+            pyramid's finest level; NaN where they say nothing or the patch was found.
         tried: [4, N, T, 2], where neighbours sent the last look, NaN before the first: most of
             them and the others, going from the query's frame; the same, going from where the
             point was seen last.
@@ -47,6 +55,7 @@ class Sightings:
 
     registration: Registration
     missed: Tensor
+    carried: Tensor
     tried: Tensor
 
 
@@ -135,9 +144,10 @@ def look(
                 there = torch.nonzero(wanted[:, t])[:, 0]
                 at, warp = answer.points[there, t], answer.affine[there, t]
                 _look_at(search, t, there, at, warp, at_last)
-        told = _tells(likely, seen) | _tells(other, seen)
-        _carry_on(search, told, tried[2:])
-    return Sightings(seen, likely.agreed & ~seen.found, tried)
+        told = _told(likely, other, seen)
+        _carry_on(search, ~told.isnan().any(dim=-1), tried[2:])
+    carried = torch.where(seen.found[..., None], torch.nan, told)
+    return Sightings(seen, likely.agreed & ~seen.found, carried, tried)
 
 
 def _look_at(
@@ -151,7 +161,7 @@ def _look_at(
     for templates, coarsest, share in ((patches.whole, 1, 1 / 2), (patches.halved, 0, 1 / 4)):
         found = register(
             search.pyramid, frame, templates, rows, places, affine, coarsest,
-            share * search.settings.reach, search.settings,
+            share * search.settings.reach, search.settings, VOUCHED,
         )  # fmt: skip
         search.seen.improve_(frame, found)
         left = ~search.seen.found[rows, frame]
@@ -186,6 +196,14 @@ def _carry_on(search: _Search, told: Tensor, tried: Tensor) -> None:
                 turned = move.affine[sent] @ warp[sent]
                 _look_at(search, t, rows[sent], move.points[sent], turned, at_last)
             last = torch.where(ahead & seen.found[:, t], t, last)
+
+
+def _told(likely: Expected, other: Expected, seen: Registration) -> Tensor:
+    """Where neighbours of the point's own surface say that it is, [N, T, 2]; NaN where they say
+    nothing."""
+    nothing = torch.full_like(likely.points, torch.nan)
+    told = torch.where(_tells(other, seen)[..., None], other.points, nothing)
+    return torch.where(_tells(likely, seen)[..., None], likely.points, told)
 
 
 def _tells(answer: Expected, seen: Registration) -> Tensor:
@@ -244,20 +262,22 @@ def with_sightings(
     sightings: Sightings,
     settings: RegistrationSettings,
 ) -> list[Candidates]:
-    """The registered place as a further candidate of each frame, where there is one."""
-    seen = sightings.registration
-    points = pyramid.to_working(seen.points)
+    """One more candidate a frame: the registered place or, where there is none, the one that
+    neighbours carry the point to, no dearer than the best match of features."""
+    seen, carried = sightings.registration, ~sightings.carried.isnan().any(dim=-1)
+    points = pyramid.to_working(torch.where(carried[..., None], sightings.carried, seen.points))
+    carried_error = CARRIED_ERROR / float(pyramid.scale.mean())
     result = []
     for t, frame in enumerate(candidates):
-        found = seen.found[:, t, None]
-        variance = torch.full_like(frame.variance[:, :1], settings.error**2)
-        price = torch.where(found, -settings.reward, NEVER)
+        found, told = seen.found[:, t, None], carried[:, t, None]
+        error = torch.where(told, carried_error, settings.error)
+        price = torch.where(found, -settings.reward, torch.where(told, 0.0, NEVER))
         result.append(
             Candidates(
                 torch.cat([frame.points, points[:, t, None]], dim=1),
-                torch.cat([frame.variance, variance], dim=1),
+                torch.cat([frame.variance, error.square()], dim=1),
                 torch.cat([frame.price, price], dim=1),
-                torch.cat([frame.sure, found], dim=1),
+                torch.cat([frame.sure, found | told], dim=1),
             )
         )
     return result
