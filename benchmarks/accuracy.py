@@ -72,8 +72,7 @@ def _tracked(tracker: DinoTracker, clip: Clip) -> dict[str, _Scored]:
 
 
 def _result(options: Options, frames: int, found: dict[str, dict[int, _Scored]]) -> Result:
-    some = next(iter(next(iter(found.values())).values()))
-    shown = [name for name in SHOWN if name in some.scores]
+    shown = [name for name in SHOWN if name in found[f"sharp, {FIRST}"][1].scores]
     lines = [["pictures, asked for", "clip", "points", *(SHOWN[name] for name in shown)]]
     for when, clips in found.items():
         for seed, each in clips.items():

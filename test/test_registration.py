@@ -207,8 +207,8 @@ def test_no_voucher_makes_another_texture_the_patch() -> None:
     # Whatever is asked for: what left its reach was seen nowhere.
     lenient = replace(OPTIONS, likeness=0.0, reach=0.1)
     away = moved(queries) + around(5.0, len(queries))
-    flat = pyramid_of(texture(), warped_texture(SLOPE, 1.0, 0.0))
-    assert not found_in_second(flat, queries, away, lenient, vouched=0.1).found.any()
+    same = pyramid_of(texture(), warped_texture(SLOPE, 1.0, 0.0))
+    assert not found_in_second(same, queries, away, lenient, vouched=0.1).found.any()
 
 
 def test_what_is_out_of_reach_is_refused() -> None:

@@ -45,7 +45,8 @@ class Candidates:
         points: [N, K, 2], (x, y) px.
         variance: [N, K], px² an axis.
         price: [N, K], what speaks against each; NEVER where there is none.
-        sure: bool [N, K], found by registration: a path near it takes its price.
+        sure: bool [N, K], found by registration or told by neighbours: a path near it takes its
+            price.
     """
 
     points: Tensor
@@ -224,7 +225,7 @@ def _with_flow(
     squared = (moved[:, :, None] - candidates.points[:, None]).square().sum(dim=-1)
     gate = 2 * settings.gate**2 * (spread[:, :, None] + candidates.variance[:, None])
     far = (squared / gate).masked_fill(candidates.price[:, None] >= NEVER, NEVER)
-    # A registered patch beats any feature match within reach.
+    # What is sure beats any feature match within reach.
     rank = far - 2.0 * (candidates.sure[:, None] & (far < 1))
     nearest = rank.argmin(dim=2)
     near = far.gather(2, nearest[..., None])[..., 0] < 1

@@ -317,7 +317,8 @@ class RegistrationSettings(SettingGroup):
         10, "half the side of a patch, in that picture", unit="px", minimum=2, maximum=100
     )
     likeness: float = setting(
-        0.85, "correlation with the query's patch from which a registration is accepted",
+        0.85, "correlation with the query's patch from which a registration is accepted, at full "
+        "sharpness or, in a blurred picture, at half of it",
         minimum=0, maximum=1,
     )  # fmt: skip
     reach: float = setting(

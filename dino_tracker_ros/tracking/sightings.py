@@ -266,7 +266,7 @@ def with_sightings(
     neighbours carry the point to, no dearer than the best match of features."""
     seen, carried = sightings.registration, ~sightings.carried.isnan().any(dim=-1)
     points = pyramid.to_working(torch.where(carried[..., None], sightings.carried, seen.points))
-    carried_error = CARRIED_ERROR / float(pyramid.scale.mean())
+    carried_error = CARRIED_ERROR / pyramid.scale.mean()
     result = []
     for t, frame in enumerate(candidates):
         found, told = seen.found[:, t, None], carried[:, t, None]
