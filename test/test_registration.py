@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from dino_tracker_ros.tracking import registration as registration_module
 from dino_tracker_ros.tracking.registration import (
     COARSEST,
     Patches,
@@ -80,8 +81,9 @@ def found_in_second(
     count = len(queries)
     templates = build_templates(pyramid, torch.zeros(count).long(), queries, settings.radius)
     warp = torch.eye(2) if affine is None else affine
+    rows = torch.arange(count)
     return register(
-        pyramid, 1, templates, torch.arange(count), start, warp.expand(count, 2, 2),
+        pyramid, templates, rows, torch.ones_like(rows), start, warp.expand(count, 2, 2),
         coarsest, settings.reach, settings, vouched,
     )  # fmt: skip
 
@@ -234,8 +236,9 @@ def test_rows_are_looked_for_in_any_order_each_in_its_own_place() -> None:
     start[2] = truth[1]
     affine = torch.eye(2).repeat(4, 1, 1)
     settings = replace(OPTIONS, reach=5.0)
-    found = register(pyramid, 2, templates, rows, start, affine, COARSEST, 5.0, settings)
-    assert torch.equal(found.rows, rows)
+    last = torch.full_like(rows, 2)
+    found = register(pyramid, templates, rows, last, start, affine, COARSEST, 5.0, settings)
+    assert torch.equal(found.rows, rows) and torch.equal(found.frames, last)
     assert found.found.tolist() == [True, True, False, True]
     there = found.found
     assert (found.points[there] - truth[rows[there]]).norm(dim=-1).max() < 0.05
@@ -245,8 +248,32 @@ def test_rows_are_looked_for_in_any_order_each_in_its_own_place() -> None:
     assert torch.equal(start[0], truth[3] + around(2.0, 4)[0])
     assert torch.equal(affine, torch.eye(2).expand(4, 2, 2))
     # Another frame shows something else.
-    other = register(pyramid, 1, templates, rows, start, affine, COARSEST, 5.0, settings)
+    other = register(pyramid, templates, rows, last - 1, start, affine, COARSEST, 5.0, settings)
     assert not other.found.any()
+
+
+def test_many_frames_at_once_are_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames in any order, and in more parts than one, which need not end where a frame does."""
+    pictures = [warped_texture(SLOPE, 1.0, k * 5.0) for k in range(3)]
+    pyramid = pyramid_of(texture(), *pictures, texture(seed=9))
+    queries = queries_on(5)
+    templates = build_templates(pyramid, torch.zeros(5).long(), queries, OPTIONS.radius)
+    frames = torch.tensor([3, 3, 1, 1, 1, 4, 4, 2, 2, 2])
+    rows = torch.tensor([0, 4, 1, 2, 3, 0, 1, 4, 3, 0])
+    start, affine = moved(queries)[rows] + around(2.0, 10), torch.eye(2).repeat(10, 1, 1)
+    monkeypatch.setattr(registration_module, "AT_ONCE", 4)
+    found = register(pyramid, templates, rows, frames, start, affine, COARSEST, 16.0, OPTIONS)
+    assert found.found.tolist() == [frame != 4 for frame in frames.tolist()]
+    for k in range(10):
+        one = slice(k, k + 1)
+        alone = register(
+            pyramid, templates, rows[one], frames[one], start[one], affine[one], COARSEST, 16.0,
+            OPTIONS,
+        )  # fmt: skip
+        for name, tolerance in (("points", 1e-3), ("affine", 1e-4), ("likeness", 1e-4)):
+            torch.testing.assert_close(
+                getattr(found, name)[one], getattr(alone, name), atol=tolerance, rtol=0
+            )
 
 
 def test_nothing_may_be_looked_for() -> None:
@@ -254,11 +281,11 @@ def test_nothing_may_be_looked_for() -> None:
     templates = build_templates(pyramid, torch.zeros(4).long(), queries_on(4), OPTIONS.radius)
     nobody = torch.zeros(0).long()
     found = register(
-        pyramid, 1, templates, nobody, torch.zeros(0, 2), torch.zeros(0, 2, 2), COARSEST, 16.0,
+        pyramid, templates, nobody, nobody, torch.zeros(0, 2), torch.zeros(0, 2, 2), COARSEST, 16.0,
         OPTIONS,
     )  # fmt: skip
     shapes = [tuple(value.shape) for value in vars(found).values()]
-    assert shapes == [(0,), (0, 2), (0, 2, 2), (0,), (0,)]
+    assert shapes == [(0,), (0,), (0, 2), (0, 2, 2), (0,), (0,)]
 
 
 def test_templates_are_of_the_frame_of_each_query() -> None:
@@ -279,7 +306,7 @@ def test_templates_are_of_the_frame_of_each_query() -> None:
         rows = torch.nonzero(frames == frame)[:, 0]
         affine = torch.eye(2).repeat(len(rows), 1, 1)
         found = register(
-            pyramid, frame, together, rows, queries[rows], affine, COARSEST, 16.0, OPTIONS
+            pyramid, together, rows, frames[rows], queries[rows], affine, COARSEST, 16.0, OPTIONS
         )
         assert found.found.all() and (found.likeness > 0.999).all()
         assert (found.points - queries[rows]).norm(dim=-1).max() < 0.05
@@ -318,8 +345,9 @@ def test_what_does_not_belong_to_the_surface_is_left_out() -> None:
         for template in templates:
             torch.testing.assert_close(template.weight.sum(dim=1), torch.ones(4))
         found[support] = register(
-            pyramid, 1, templates, rows, start, torch.eye(2).repeat(4, 1, 1), 0, 6.0, OPTIONS
-        )
+            pyramid, templates, rows, torch.ones_like(rows), start, torch.eye(2).repeat(4, 1, 1), 0,
+            6.0, OPTIONS,
+        )  # fmt: skip
     assert not found[None].found.any(), found[None].likeness
     assert found[own].found.all(), found[own].likeness
     assert (found[own].points - queries - shift).norm(dim=-1).max() < 0.2
@@ -374,7 +402,8 @@ def test_what_is_found_more_alike_is_taken_over() -> None:
     rows = torch.tensor([4, 2, 0, 3, 1])
     likeness = torch.tensor([0.99, 0.86, 0.95, 0.9, 0.5])
     found = torch.tensor([False, True, True, False, True])
-    seen.improve_(1, Patches(rows, torch.ones(5, 2), torch.ones(5, 2, 2), likeness, found))
+    frames = torch.ones_like(rows)
+    seen.improve_(Patches(rows, frames, torch.ones(5, 2), torch.ones(5, 2, 2), likeness, found))
     # More alike; less alike; found at last; still lost; lost now; not sent.
     assert seen.points[:, 1, 0].tolist() == [1, 0, 1, 0, 0, 0]
     assert seen.affine[:, 1, 0, 1].tolist() == [1, 0, 1, 0, 0, 0]

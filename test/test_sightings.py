@@ -73,15 +73,19 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> list[Try]:
     told: list[Try] = []
 
     def remember(
-        pyramid: Pyramid, frame: int, templates: list, rows: Tensor, start: Tensor,
+        pyramid: Pyramid, templates: list, rows: Tensor, frames: Tensor, start: Tensor,
         affine: Tensor, coarsest: int, reach: float, settings: RegistrationSettings,
         vouched: float = 0.0,
     ) -> Patches:  # fmt: skip
         radius = int(templates[0].offsets.max())
-        for row, place, warp in zip(rows.tolist(), start, affine, strict=True):
-            told.append(Try(frame, row, place.clone(), warp.clone(), coarsest, radius))
+        told.extend(
+            Try(frame, row, place.clone(), warp.clone(), coarsest, radius)
+            for frame, row, place, warp in zip(
+                frames.tolist(), rows.tolist(), start, affine, strict=True
+            )
+        )
         return register(
-            pyramid, frame, templates, rows, start, affine, coarsest, reach, settings, vouched
+            pyramid, templates, rows, frames, start, affine, coarsest, reach, settings, vouched
         )
 
     monkeypatch.setattr(sightings_module, "register", remember)

@@ -6,6 +6,8 @@ added to DINO's features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,7 +38,12 @@ class BlurPool(nn.Module):
         height, width = x.shape[-2:]
         right, bottom = 1 + width % 2, 1 + height % 2
         padded = F.pad(x, (1, right, 1, bottom), mode="replicate")
-        return F.conv2d(padded, self.kernel, stride=2, groups=x.shape[1])
+        with torch.autocast(x.device.type, enabled=False):
+            if x.device.type == "cpu":
+                # Its way back in half precision takes a CPU four times as long.
+                padded = padded.float()
+            kernel = self.kernel.to(padded.dtype)
+            return F.conv2d(padded, kernel, stride=2, groups=x.shape[1])
 
 
 class ReflectedConv2d(nn.Conv2d):
@@ -106,21 +113,33 @@ class DeltaDino(nn.Module):
 
 
 def _resample(maps: Tensor, seen: torch.Size, grid: TokenGrid) -> Tensor:
-    """Bilinear values of the CNN's maps at the token centres."""
-    axes = []
-    for count, seen_side, side, cells in zip(
-        (grid.rows, grid.cols), seen, (grid.height, grid.width), maps.shape[-2:], strict=True
+    """Bilinear values of the CNN's maps [B, C, h, w] at the token centres, float32."""
+    down, across = (
+        _interpolation(positions, cells)
+        for positions, cells in zip(_positions(maps, seen, grid), maps.shape[-2:], strict=True)
+    )
+    with torch.autocast(maps.device.type, enabled=False):
+        # Channels last, as the CNN has them. Two products are many times faster than sampling,
+        # and their gradients are summed in one order on every device.
+        values = across @ maps.float().permute(0, 2, 3, 1)  # [B, h, cols, C]
+        values = (down @ values.flatten(2)).unflatten(2, (grid.cols, -1))
+    return values.permute(0, 3, 1, 2)
+
+
+def _positions(maps: Tensor, seen: torch.Size, grid: TokenGrid) -> Iterator[Tensor]:
+    """The rows [grid.rows] and columns [grid.cols] of the CNN's maps that tokens lie on."""
+    for count, seen_side, side in zip(
+        (grid.rows, grid.cols), seen, (grid.height, grid.width), strict=True
     ):
         nodes = torch.arange(count, device=maps.device, dtype=torch.float32)
         pixels = grid.to_pixels(torch.stack([nodes, nodes], dim=-1))[:, 0]
         pixels = (pixels + 0.5) * (seen_side / side) - 0.5
-        index = (pixels - DeltaDino.OFFSET) / DeltaDino.STRIDE
-        axes.append(2 * index / max(cells - 1, 1) - 1)
-    y, x = torch.meshgrid(axes[0], axes[1], indexing="ij")
-    positions = torch.stack([x, y], dim=-1).to(maps.dtype)
-    return F.grid_sample(
-        maps,
-        positions.expand(len(maps), -1, -1, -1),
-        padding_mode="border",
-        align_corners=True,
-    )
+        yield (pixels - DeltaDino.OFFSET) / DeltaDino.STRIDE
+
+
+def _interpolation(positions: Tensor, cells: int) -> Tensor:
+    """Weights [n, cells] that read `cells` values at positions [n], linear between them, the
+    border's beyond."""
+    nodes = torch.arange(cells, device=positions.device, dtype=positions.dtype)
+    apart = positions.clamp(0, cells - 1)[:, None] - nodes
+    return (1 - apart.abs()).clamp(min=0)

@@ -187,8 +187,10 @@ class Evidence:
 
 def _peaks(similarity: Tensor, grid: TokenGrid, count: int) -> tuple[Tensor, Tensor]:
     """The highest local maxima of maps [N, n]: values (below -1 for none) and tokens [N, count]."""
-    maps = similarity.view(-1, 1, grid.rows, grid.cols)
-    highest = F.max_pool2d(maps, 3, stride=1, padding=1)
+    maps = similarity.view(-1, grid.rows, grid.cols)
+    # As channels of one picture, the last to vary: on a CPU ten times as fast as one by one.
+    picture = maps[None].contiguous(memory_format=torch.channels_last)
+    highest = F.max_pool2d(picture, 3, stride=1, padding=1)[0]
     peaks = torch.where(maps == highest, maps, -2.0).flatten(1)
     values, index = peaks.topk(min(count, peaks.shape[1]), dim=1)
     return values, index

@@ -30,6 +30,8 @@ BLURRED = 0.4
 """Likeness at full sharpness below which the next coarser level cannot make up for it."""
 FLAT = 2.0
 """Standard deviation of the gray values, 0..255, below which a patch has nothing to hold on to."""
+AT_ONCE = 1024
+"""Patches registered at once: more do not fit a CPU's cache."""
 
 
 Support = Callable[[Tensor], Tensor]
@@ -37,12 +39,17 @@ Support = Callable[[Tensor], Tensor]
 [N, K] in 0..1."""
 
 
+View = tuple[Tensor, int]
+"""A picture [h, w] and how many patches, one after the other, are looked for in it."""
+
+
 @dataclass(frozen=True)
 class Patches:
-    """Where the patches of B points were found in one frame.
+    """Where the patches of B points were found.
 
     Attributes:
         rows: int64 [B], which points.
+        frames: int64 [B], where each was looked for.
         points: float32 [B, 2], (x, y) px of the finest level; the start where nothing was found.
         affine: float32 [B, 2, 2], how the patch is deformed; the start where nothing was found.
         likeness: float32 [B], normalised cross-correlation with the template at full sharpness,
@@ -51,6 +58,7 @@ class Patches:
     """
 
     rows: Tensor
+    frames: Tensor
     points: Tensor
     affine: Tensor
     likeness: Tensor
@@ -73,17 +81,15 @@ class Registration:
     likeness: Tensor
     found: Tensor
 
-    def improve_(self, frame: int, patches: Patches) -> None:
+    def improve_(self, patches: Patches) -> None:
         """Takes over, in place, what was not found before, or is found more alike now."""
-        rows = patches.rows
-        better = patches.found & (
-            ~self.found[rows, frame] | (patches.likeness > self.likeness[rows, frame])
-        )
-        rows = rows[better]
-        self.points[rows, frame] = patches.points[better]
-        self.affine[rows, frame] = patches.affine[better]
-        self.likeness[rows, frame] = patches.likeness[better]
-        self.found[rows, frame] = True
+        at = patches.rows, patches.frames
+        better = patches.found & (~self.found[at] | (patches.likeness > self.likeness[at]))
+        at = patches.rows[better], patches.frames[better]
+        self.points[at] = patches.points[better]
+        self.affine[at] = patches.affine[better]
+        self.likeness[at] = patches.likeness[better]
+        self.found[at] = True
 
 
 @dataclass(frozen=True)
@@ -170,9 +176,9 @@ def build_templates(
 
 def register(
     pyramid: Pyramid,
-    frame: int,
     templates: Sequence[Template],
     rows: Tensor,
+    frames: Tensor,
     start: Tensor,
     affine: Tensor,
     coarsest: int,
@@ -180,13 +186,13 @@ def register(
     settings: RegistrationSettings,
     vouched: float = 0.0,
 ) -> Patches:
-    """Registers patches in one frame.
+    """Registers patches, each in a frame of its own.
 
     Args:
         pyramid: of all frames.
-        frame: where to look.
         templates: of N points, a level each.
         rows: int64 [B], whose patches to look for.
+        frames: int64 [B], where to look; those of one frame side by side.
         start: [B, 2], where to begin, px of the finest level.
         affine: [B, 2, 2], how the patch is deformed there.
         coarsest: level to begin on: a coarse one catches a patch from farther off, but sees more
@@ -197,13 +203,44 @@ def register(
             it is there.
     """
     place, warp, alike = start.clone(), affine.clone(), start.new_zeros(len(start))
+    found = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    for part in torch.arange(len(rows), device=rows.device).split(AT_ONCE):
+        place[part], warp[part], alike[part], found[part] = _registered(
+            pyramid, templates, rows[part], frames[part], start[part], affine[part],
+            coarsest, reach, settings, vouched,
+        )  # fmt: skip
+    return Patches(
+        rows,
+        frames,
+        torch.where(found[:, None], place, start),
+        torch.where(found[:, None, None], warp, affine),
+        alike.nan_to_num(0.0),
+        found,
+    )
+
+
+def _registered(
+    pyramid: Pyramid,
+    templates: Sequence[Template],
+    rows: Tensor,
+    frames: Tensor,
+    start: Tensor,
+    affine: Tensor,
+    coarsest: int,
+    reach: float,
+    settings: RegistrationSettings,
+    vouched: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Places, warps, likeness and whether that is enough, of patches that fit a cache; see
+    `register`."""
+    place, warp, alike = start.clone(), affine.clone(), start.new_zeros(len(start))
     soft_place, soft_warp = start.clone(), affine.clone()
     soft_alike = torch.full_like(alike, -torch.inf)
     left = torch.nonzero(templates[0].contrast[rows, 0] > FLAT)[:, 0]
     for level in range(coarsest, -1, -1):
         at, slope, likeness = _refined(
-            templates[level], rows[left], pyramid.levels[level][frame], place[left] / 2**level,
-            warp[left], STEPS[COARSEST - level],
+            templates[level], rows[left], _views(pyramid.levels[level], frames[left]),
+            place[left] / 2**level, warp[left], STEPS[COARSEST - level],
         )  # fmt: skip
         place[left], warp[left], alike[left] = at * 2**level, slope, likeness
         left = left[(place[left] - start[left]).norm(dim=-1) < reach]
@@ -217,23 +254,24 @@ def register(
     warp = torch.where(soft[:, None, None], soft_warp, warp)
     area = torch.linalg.det(warp[left])
     good = (sharp | soft)[left] & (area > 1 / AREA_LIMIT) & (area < AREA_LIMIT)
-    found = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    found = torch.zeros_like(sharp)
     found[left[good]] = True
-    return Patches(
-        rows,
-        torch.where(found[:, None], place, start),
-        torch.where(found[:, None, None], warp, affine),
-        alike.nan_to_num(0.0),
-        found,
-    )
+    return place, warp, alike, found
+
+
+def _views(level: Tensor, frames: Tensor) -> list[View]:
+    """The pictures [T, h, w] that patches of frames int64 [B] are looked for in, in their order."""
+    runs = frames.unique_consecutive(return_counts=True)
+    seen, counts = (run.tolist() for run in runs)
+    return [(level[frame], count) for frame, count in zip(seen, counts, strict=True)]
 
 
 def _halved(picture: Tensor) -> Tensor:
     """[T, 1, H, W] behind a binomial low-pass; pixel k of the result lies on pixel 2k."""
     taps = picture.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     picture = F.pad(picture, (2, 2, 2, 2), mode="replicate")
-    picture = F.conv2d(picture, taps.view(1, 1, 1, 5))
-    return F.conv2d(picture, taps.view(1, 1, 5, 1))[..., ::2, ::2]
+    picture = F.conv2d(picture, taps.view(1, 1, 1, 5), stride=(1, 2))
+    return F.conv2d(picture, taps.view(1, 1, 5, 1), stride=(2, 1))
 
 
 def _square(radius: int, device: torch.device) -> Tensor:
@@ -267,7 +305,8 @@ def _template(
     for frame in frames.unique().tolist():
         own = frames == frame
         upright = torch.eye(2, device=picture.device).expand(int(own.sum()), 2, 2)
-        seen[own] = _warped(picture[frame], points[own], upright, wide).view(-1, side, side)
+        view = (picture[frame], len(upright))
+        seen[own] = _warped([view], points[own], upright, wide).view(-1, side, side)
     right_left = ((seen[:, 1:-1, 2:] - seen[:, 1:-1, :-2]) / 2).flatten(1)
     down_up = ((seen[:, 2:, 1:-1] - seen[:, :-2, 1:-1]) / 2).flatten(1)
     centred, contrast = _standardized(seen[:, 1:-1, 1:-1].flatten(1), weight)
@@ -291,47 +330,57 @@ def _template(
     prior = squares.new_tensor([0, 0, 1, 1, 1, 1, 0, 0]) * SHEAR_PRIOR
     damped = squares + torch.diag_embed(prior * scale + 1e-5 * scale + 1e-3)
     solver = torch.linalg.solve(damped, weighted)[:, :6]
+    solver[:, 2:] /= radius  # from samples of a square of half side 1 to px
     return Template(offsets, weight, centred, contrast, solver)
 
 
 def _refined(
-    template: Template, rows: Tensor, picture: Tensor, place: Tensor, warp: Tensor, steps: int
+    template: Template,
+    rows: Tensor,
+    views: Sequence[View],
+    place: Tensor,
+    warp: Tensor,
+    steps: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Places [B, 2], warps [B, 2, 2] and likeness [B] after some Gauss-Newton steps."""
+    if len(rows) == 0:
+        return place, warp, place[:, 0]
     offsets, weight = template.offsets, template.weight[rows]
-    radius = offsets.max()
     values, contrast = template.values[rows], template.contrast[rows]
     solver = template.solver[rows]
+    still = torch.eye(2, device=place.device)
     for _ in range(steps):
-        seen, spread = _standardized(_warped(picture, place, warp, offsets), weight)
-        error = seen / spread * contrast - values
-        step = (solver @ error[..., None])[..., 0]
-        change = step[:, 2:].view(-1, 2, 2) / radius
-        change = change + torch.eye(2, device=change.device)
+        seen, spread = _standardized(_warped(views, place, warp, offsets), weight)
+        error = seen * (contrast / spread) - values
+        step = torch.bmm(solver, error[..., None])
         # The step moves the template; the inverse of it moves the picture.
-        undone = _inverse(change)
-        place = place - (warp @ (undone @ step[:, :2, None]))[..., 0]
-        warp = warp @ undone
-    seen, spread = _standardized(_warped(picture, place, warp, offsets), weight)
+        warp = torch.bmm(warp, _inverse(step[:, 2:].view(-1, 2, 2) + still))
+        place = place - torch.bmm(warp, step[:, :2])[..., 0]
+    seen, spread = _standardized(_warped(views, place, warp, offsets), weight)
     alike = (seen * values * weight).sum(dim=1) / (spread * contrast)[:, 0]
     return place, warp, alike
 
 
-def _warped(picture: Tensor, place: Tensor, warp: Tensor, offsets: Tensor) -> Tensor:
-    """Bilinear values [B, K] of a picture [H, W] at warped offsets [K, 2] around places [B, 2] px,
+def _warped(views: Sequence[View], place: Tensor, warp: Tensor, offsets: Tensor) -> Tensor:
+    """Bilinear values [B, K] of pictures [H, W] at warped offsets [K, 2] around places [B, 2] px,
     the border repeated."""
-    height, width = picture.shape
+    height, width = views[0][0].shape
     unit = place.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
-    motion = torch.cat([warp, place[:, :, None]], dim=2) * unit[:, None]  # [B, 2, 3]
-    motion[:, :, 2] -= 1
-    ones = torch.ones_like(offsets[:, :1])
     # One product for all patches is many times faster than one for each.
-    samples = motion.nan_to_num(0.0).flatten(0, 1) @ torch.cat([offsets, ones], dim=1).T
-    points = samples.view(-1, 1, 2, len(offsets)).transpose(2, 3)
+    spread = (warp * unit[:, None]).nan_to_num(0.0).flatten(0, 1) @ offsets.T
+    centre = (place * unit - 1).nan_to_num(0.0)
+    samples = spread.view(len(place), 1, 2, -1) + centre[:, None, :, None]
     # A picture a patch, all of them one: on a CPU, cores share the work by pictures.
-    pictures = picture.expand(len(points), 1, height, width)
-    values = F.grid_sample(pictures, points, padding_mode="border", align_corners=True)
-    return values[:, 0, 0]
+    values = [
+        F.grid_sample(
+            picture.expand(len(some), 1, height, width), some.transpose(2, 3),
+            padding_mode="border", align_corners=True,
+        )
+        for (picture, _), some in zip(
+            views, samples.split([count for _, count in views]), strict=True
+        )
+    ]  # fmt: skip
+    return torch.cat(values)[:, 0, 0]
 
 
 def _standardized(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -140,10 +140,9 @@ def look(
         lost = other.agreed & ~seen.found
         asked = ((likely, doubtful, tried[0]), (other, lost, tried[1]))
         for answer, wanted, at_last in asked:
-            for t in range(start.shape[1]):
-                there = torch.nonzero(wanted[:, t])[:, 0]
-                at, warp = answer.points[there, t], answer.affine[there, t]
-                _look_at(search, t, there, at, warp, at_last)
+            frames, there = torch.nonzero(wanted.T, as_tuple=True)
+            at, warp = answer.points[there, frames], answer.affine[there, frames]
+            _look_at(search, there, frames, at, warp, at_last)
         told = _told(likely, other, seen)
         _carry_on(search, ~told.isnan().any(dim=-1), tried[2:])
     carried = torch.where(seen.found[..., None], torch.nan, told)
@@ -151,21 +150,26 @@ def look(
 
 
 def _look_at(
-    search: _Search, frame: int, rows: Tensor, places: Tensor, affine: Tensor, tried: Tensor
+    search: _Search, rows: Tensor, frames: Tensor, places: Tensor, affine: Tensor, tried: Tensor
 ) -> None:
-    """Looks where neighbours say that patches are; once in each place, see `Sightings.tried`."""
-    fresh = ~((places - tried[rows, frame]).norm(dim=-1) < BESIDE)
-    rows, places, affine = rows[fresh], places[fresh], affine[fresh]
-    tried[rows, frame] = places
+    """Looks where neighbours say that patches are; once in each place, see `Sightings.tried`.
+
+    Args:
+        rows, frames: int64 [B], what to look for and where; those of one frame side by side.
+        places, affine: [B, 2] px and [B, 2, 2].
+    """
+    fresh = ~((places - tried[rows, frames]).norm(dim=-1) < BESIDE)
+    rows, frames, places, affine = rows[fresh], frames[fresh], places[fresh], affine[fresh]
+    tried[rows, frames] = places
     patches = search.patches
     for templates, coarsest, share in ((patches.whole, 1, 1 / 2), (patches.halved, 0, 1 / 4)):
         found = register(
-            search.pyramid, frame, templates, rows, places, affine, coarsest,
+            search.pyramid, templates, rows, frames, places, affine, coarsest,
             share * search.settings.reach, search.settings, VOUCHED,
         )  # fmt: skip
-        search.seen.improve_(frame, found)
-        left = ~search.seen.found[rows, frame]
-        rows, places, affine = rows[left], places[left], affine[left]
+        search.seen.improve_(found)
+        left = ~search.seen.found[rows, frames]
+        rows, frames, places, affine = rows[left], frames[left], places[left], affine[left]
 
 
 def _carry_on(search: _Search, told: Tensor, tried: Tensor) -> None:
@@ -189,12 +193,14 @@ def _carry_on(search: _Search, told: Tensor, tried: Tensor) -> None:
             # From the query's own frame neighbours were asked before.
             asked = ahead & ~told[:, t] & ~seen.found[:, t] & (last != query_frame)
             rows = torch.nonzero(asked)[:, 0]
-            here, warp = seen.points[rows, last[rows]], seen.affine[rows, last[rows]]
-            moves = moves_of_neighbours(rows, last[rows], here, t, seen.points, seen.found)
-            for move, at_last in zip(moves, tried, strict=True):
-                sent = move.agreed & ~seen.found[rows, t]
-                turned = move.affine[sent] @ warp[sent]
-                _look_at(search, t, rows[sent], move.points[sent], turned, at_last)
+            if len(rows):
+                here, warp = seen.points[rows, last[rows]], seen.affine[rows, last[rows]]
+                moves = moves_of_neighbours(rows, last[rows], here, t, seen.points, seen.found)
+                for move, at_last in zip(moves, tried, strict=True):
+                    sent = torch.nonzero(move.agreed & ~seen.found[rows, t])[:, 0]
+                    turned = move.affine[sent] @ warp[sent]
+                    there = torch.full_like(sent, t)
+                    _look_at(search, rows[sent], there, move.points[sent], turned, at_last)
             last = torch.where(ahead & seen.found[:, t], t, last)
 
 
@@ -243,10 +249,10 @@ def _seen_along(
             ahead = (query_frame < t) if order.step > 0 else (query_frame > t)
             rows = torch.nonzero(ahead & ~known[:, t])[:, 0]
             found = register(
-                pyramid, t, patches.whole, rows, start[rows, t], last[rows], COARSEST,
-                settings.reach, settings,
+                pyramid, patches.whole, rows, torch.full_like(rows, t), start[rows, t], last[rows],
+                COARSEST, settings.reach, settings,
             )  # fmt: skip
-            seen.improve_(t, found)
+            seen.improve_(found)
             last[rows] = torch.where(found.found[:, None, None], found.affine, last[rows])
     return seen
 
