@@ -98,9 +98,9 @@ def _add_write(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--rate", type=float, metavar="HZ", help="images per second, instead of the source's times"
     )
     action.add_argument(
-        "--mode", choices=("strided", "first"), default="strided",
+        "--mode", choices=("strided", "first", "every"), default="strided",
         help="points of a TAP-Vid clip that are asked for: in every fifth frame (default), or "
-        "where first visible",
+        "where first visible; every asks for each track of any clip in all frames that show it",
     )  # fmt: skip
     action.add_argument("--overwrite", action="store_true", help="replace existing bags")
     action.set_defaults(run=_write)

@@ -133,6 +133,16 @@ def test_known_tracks_travel_in_the_bag(tmp_path, capsys, has_occlusion):
     np.testing.assert_array_equal(back.points[visible], known.points[visible])
 
 
+def test_every_track_can_be_asked_for_wherever_it_is_seen(tmp_path, capsys):
+    source = clip_folder(tmp_path / "walk", True)
+    code, _, err = run(capsys, "write", source, "--out", tmp_path / "bag", "--mode", "every")
+    assert code == 0, err
+    (clip,) = load_clips(source, "every")
+    assert len(clip.truth.queries) > len(load_clip_folder(source).truth.queries)
+    tracks, _ = read_track_bag(tmp_path / "bag")
+    np.testing.assert_array_equal(tracks.queries, clip.truth.queries)
+
+
 def test_a_label_that_is_not_scored_is_nan_and_occluded(tmp_path):
     truth = load_clip_folder(clip_folder(tmp_path / "walk", True)).truth
     tracks = tracks_of_truth(truth, np.arange(T, dtype=np.int64))
