@@ -252,6 +252,18 @@ def test_neighbours_correct_a_path_that_saw_a_lookalike(
     assert seen.likeness[0, 1] > 0.99
 
 
+def test_looks_in_parts_are_as_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine looks, two at a time, so that parts do not end where a frame does."""
+    pyramid = pyramid_of(*[texture()] * 4)
+    lost = still(4) + 60.0
+    together = looked(monkeypatch, pyramid, lost, Neighbours([still(4)])).registration
+    monkeypatch.setattr(sightings_module, "AT_ONCE", 2)
+    parts = looked(monkeypatch, pyramid, lost, Neighbours([still(4)])).registration
+    assert together.found.all() and parts.found.all()
+    torch.testing.assert_close(parts.points, together.points, atol=1e-3, rtol=0)
+    torch.testing.assert_close(parts.affine, together.affine, atol=1e-4, rtol=0)
+
+
 def test_half_a_patch_is_found_beside_what_hides_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -30,8 +30,6 @@ BLURRED = 0.4
 """Likeness at full sharpness below which the next coarser level cannot make up for it."""
 FLAT = 2.0
 """Standard deviation of the gray values, 0..255, below which a patch has nothing to hold on to."""
-AT_ONCE = 1024
-"""Patches registered at once: more do not fit a CPU's cache."""
 
 
 Support = Callable[[Tensor], Tensor]
@@ -203,37 +201,6 @@ def register(
             it is there.
     """
     place, warp, alike = start.clone(), affine.clone(), start.new_zeros(len(start))
-    found = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-    for part in torch.arange(len(rows), device=rows.device).split(AT_ONCE):
-        place[part], warp[part], alike[part], found[part] = _registered(
-            pyramid, templates, rows[part], frames[part], start[part], affine[part],
-            coarsest, reach, settings, vouched,
-        )  # fmt: skip
-    return Patches(
-        rows,
-        frames,
-        torch.where(found[:, None], place, start),
-        torch.where(found[:, None, None], warp, affine),
-        alike.nan_to_num(0.0),
-        found,
-    )
-
-
-def _registered(
-    pyramid: Pyramid,
-    templates: Sequence[Template],
-    rows: Tensor,
-    frames: Tensor,
-    start: Tensor,
-    affine: Tensor,
-    coarsest: int,
-    reach: float,
-    settings: RegistrationSettings,
-    vouched: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Places, warps, likeness and whether that is enough, of patches that fit a cache; see
-    `register`."""
-    place, warp, alike = start.clone(), affine.clone(), start.new_zeros(len(start))
     soft_place, soft_warp = start.clone(), affine.clone()
     soft_alike = torch.full_like(alike, -torch.inf)
     left = torch.nonzero(templates[0].contrast[rows, 0] > FLAT)[:, 0]
@@ -256,7 +223,14 @@ def _registered(
     good = (sharp | soft)[left] & (area > 1 / AREA_LIMIT) & (area < AREA_LIMIT)
     found = torch.zeros_like(sharp)
     found[left[good]] = True
-    return place, warp, alike, found
+    return Patches(
+        rows,
+        frames,
+        torch.where(found[:, None], place, start),
+        torch.where(found[:, None, None], warp, affine),
+        alike.nan_to_num(0.0),
+        found,
+    )
 
 
 def _views(level: Tensor, frames: Tensor) -> list[View]:

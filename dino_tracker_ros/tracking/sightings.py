@@ -35,6 +35,9 @@ VOUCHED = 0.1
 CARRIED_ERROR = 2.0
 """Error of a place that only neighbours tell, px of the pyramid's finest level."""
 
+AT_ONCE = 1024
+"""Patches of all frames looked for together: with more, a CPU's cache is too small."""
+
 BESIDE = 1.0
 """Starts nearer than this to where a patch was found lead there again, px."""
 
@@ -140,9 +143,10 @@ def look(
         lost = other.agreed & ~seen.found
         asked = ((likely, doubtful, tried[0]), (other, lost, tried[1]))
         for answer, wanted, at_last in asked:
-            frames, there = torch.nonzero(wanted.T, as_tuple=True)
-            at, warp = answer.points[there, frames], answer.affine[there, frames]
-            _look_at(search, there, frames, at, warp, at_last)
+            for part in torch.nonzero(wanted.T).split(AT_ONCE):
+                frames, there = part.unbind(dim=1)
+                at, warp = answer.points[there, frames], answer.affine[there, frames]
+                _look_at(search, there, frames, at, warp, at_last)
         told = _told(likely, other, seen)
         _carry_on(search, ~told.isnan().any(dim=-1), tried[2:])
     carried = torch.where(seen.found[..., None], torch.nan, told)
