@@ -256,15 +256,16 @@ def test_the_nearest_trajectory_is_the_nearest(height: int, width: int, stride: 
     trajectories = Trajectories(
         torch.from_numpy(points), torch.from_numpy(valid), torch.zeros(30, dtype=torch.long)
     )
-    nearest = nearest_trajectory(trajectories, grid)
-    assert nearest.shape == (3, grid.rows * grid.cols)
-    assert (nearest[2] == -1).all()
+    nothing = nearest_trajectory(trajectories, grid, 2)
+    assert nothing.shape == (grid.rows * grid.cols,)
+    assert (nothing == -1).all()
     for t in (0, 1):
+        nearest = nearest_trajectory(trajectories, grid, t)
         for token, centre in enumerate(centres_of(grid)):
             inside = (min(max(centre[0], 0), width - 1), min(max(centre[1], 0), height - 1))
             far = distances(trajectories, inside, t)
             # Both ends are rounded to pixels; OpenCV's 5x5 distance is 2 % off.
-            assert far[int(nearest[t, token])] <= 1.03 * min(far.values()) + 3
+            assert far[int(nearest[token])] <= 1.03 * min(far.values()) + 3
 
 
 def test_all_silenced_or_nothing_searched_gives_none() -> None:

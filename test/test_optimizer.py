@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -339,6 +340,36 @@ def test_the_losses_of_one_iteration_by_hand() -> None:
     # Nothing has been learnt yet: no distance from the prior.
     assert report.losses["norm"] == pytest.approx(0, abs=1e-9)
     assert report.losses["angle"] == pytest.approx(0, abs=1e-9)
+
+
+def test_every_pair_is_looked_at_before_one_comes_again(
+    data: ClipData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of()
+    seen: list[tuple[int, ...]] = []
+    real = optimizer_module.sample_flow
+
+    def watched(trajectories: Trajectories, foreground: Tensor, frames: Tensor, *rest: Any) -> Any:
+        seen.extend(tuple(pair) for pair in frames.view(-1, 2).tolist())
+        return real(trajectories, foreground, frames, *rest)
+
+    monkeypatch.setattr(optimizer_module, "sample_flow", watched)
+    optimize(model_of(settings), data, settings, iterations=6)
+    every = sorted(tuple(pair) for pair in data.buddies.pairs.tolist())
+    assert len(every) == 6  # two an iteration
+    assert sorted(seen[:6]) == sorted(seen[6:]) == every
+    assert seen[:6] != seen[6:]
+
+
+def test_what_is_left_of_a_round_is_not_looked_at_alone() -> None:
+    """Five pairs by two: the fifth waits for the next round, so no batch is smaller."""
+    settings = settings_of()
+    generator = torch.Generator().manual_seed(0)
+    batches = optimizer_module._pair_batches(5, settings, generator)
+    drawn = [next(batches) for _ in range(40)]
+    assert {len(batch) for batch in drawn} == {2}
+    assert set(torch.cat(drawn).tolist()) == set(range(5))
+    assert len(next(optimizer_module._pair_batches(1, settings, generator))) == 1
 
 
 def test_self_supervision_joins_at_its_share(data: ClipData) -> None:

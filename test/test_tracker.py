@@ -437,6 +437,23 @@ def test_without_a_foreground_everything_is_it(monkeypatch: pytest.MonkeyPatch) 
     assert captured_data(monkeypatch, tracker).foreground.all()
 
 
+def test_no_more_pairs_are_searched_than_the_iterations_look_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = quick(
+        optimizer__iterations=9, optimizer__warm_iterations=2, optimizer__frames=4,
+        best_buddies__pairs=15,
+    )  # fmt: skip
+    tracker = filled(known_tracker(monkeypatch, STILL, settings), 8)
+    cold, warm = (captured_data(monkeypatch, tracker).buddies for _ in range(2))
+    assert len(cold.pairs) == 15  # 9 iterations look at 18
+    assert len(warm.pairs) == 2 * 2
+    for buddies in (cold, warm):
+        searched = {tuple(pair) for pair in buddies.pairs.tolist()}
+        assert len(searched) == len(buddies.pairs)
+        assert {tuple(pair) for pair in buddies.buddies.frames.tolist()} <= searched
+
+
 @pytest.mark.parametrize("direct", ["none", "log", "all"])
 def test_direct_flow_is_asked_for_as_often_as_set(
     monkeypatch: pytest.MonkeyPatch, direct: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -103,7 +104,9 @@ def find_best_buddies(
         trajectories: what flow says.
     """
     tokens = features.flatten(2)
-    nearest = nearest_trajectory(trajectories, grid)
+    pairs = list(pairs)
+    used = set(chain.from_iterable(pairs))
+    nearest = {t: nearest_trajectory(trajectories, grid, t) for t in used}
     found: list[tuple[Tensor, ...]] = []
     for i, j in pairs:
         similarity = (tokens[i].T @ tokens[j]).float()
@@ -139,36 +142,33 @@ def choose_pairs(frames: int, most: int, seed: int) -> list[tuple[int, int]]:
     return [pairs[k] for k in sorted(chosen)]
 
 
-def nearest_trajectory(trajectories: Trajectories, grid: TokenGrid) -> Tensor:
-    """For every token of every frame, the trajectory that passes nearest to it.
+def nearest_trajectory(trajectories: Trajectories, grid: TokenGrid, frame: int) -> Tensor:
+    """For every token of a frame, the trajectory that passes nearest to it.
 
     Returns:
-        int64 [T, rows * cols]; -1 where no trajectory is in the frame.
+        int64 [rows * cols]; -1 where no trajectory is in the frame.
     """
-    frames = trajectories.valid.shape[1]
+    device = trajectories.points.device
     nodes = torch.stack(
         torch.meshgrid(torch.arange(grid.cols), torch.arange(grid.rows), indexing="xy"), dim=-1
     )
     centres = grid.to_pixels(nodes.float()).reshape(-1, 2).round().long().numpy()
     centres = np.clip(centres, 0, [grid.width - 1, grid.height - 1])
-    points, valid = trajectories.points.cpu(), trajectories.valid.cpu()
-    result = np.full((frames, len(centres)), -1, dtype=np.int64)
-    for t in range(frames):
-        ids = torch.nonzero(valid[:, t])[:, 0].numpy()
-        if len(ids) == 0:
-            continue
-        pixels = points[ids, t].round().long().numpy()
-        owner = np.full((grid.height, grid.width), -1, dtype=np.int64)
-        owner[pixels[:, 1], pixels[:, 0]] = ids
-        empty = (owner < 0).astype(np.uint8)
-        _, labels = cv2.distanceTransformWithLabels(
-            empty, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-        )
-        label_owner = np.full(labels.max() + 1, -1, dtype=np.int64)
-        occupied = empty == 0
-        label_owner[labels[occupied]] = owner[occupied]
-        result[t] = label_owner[labels[centres[:, 1], centres[:, 0]]]
-    return torch.from_numpy(result).to(trajectories.points.device)
+    ids = torch.nonzero(trajectories.valid[:, frame])[:, 0]
+    if len(ids) == 0:
+        return torch.full((len(centres),), -1, device=device)
+    pixels = trajectories.points[ids, frame].round().long().cpu().numpy()
+    owner = np.full((grid.height, grid.width), -1, dtype=np.int64)
+    owner[pixels[:, 1], pixels[:, 0]] = ids.cpu().numpy()
+    empty = (owner < 0).astype(np.uint8)
+    _, labels = cv2.distanceTransformWithLabels(
+        empty, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    label_owner = np.full(labels.max() + 1, -1, dtype=np.int64)
+    occupied = empty == 0
+    label_owner[labels[occupied]] = owner[occupied]
+    found = label_owner[labels[centres[:, 1], centres[:, 0]]]
+    return torch.from_numpy(found).to(device)
 
 
 def _follows(trajectories: Trajectories, nearest: Tensor, tokens: Tensor, frame: int) -> Tensor:

@@ -66,6 +66,7 @@ class PointTracks:
 def refine_clip(
     model: TrackerModel,
     images: Tensor,
+    pictures: Tensor,
     features: Tensor,
     grid: TokenGrid,
     flows: list[FlowPair],
@@ -77,13 +78,13 @@ def refine_clip(
 
     Args:
         images: uint8 [T, 3, H, W].
+        pictures: what Delta-DINO sees of them, see `TrackerModel.pictures`.
         features: frozen, [T, C, rows, cols].
         flows: between neighbouring frames.
         placing: frozen features of unit length that place points, [T, C', rows', cols'].
         placing_grid: where those lie.
         batch: frames at once.
     """
-    pictures = model.pictures(images)
     parts = [
         model.refine(pictures[k : k + batch], features[k : k + batch], grid)
         for k in range(0, len(pictures), batch)

@@ -138,6 +138,7 @@ def optimize(
         if settings.optimizer.time_budget > 0:
             budget = settings.optimizer.time_budget - _settling_seconds(model, data, settings)
         begun = time.monotonic() - started
+        batches = _pair_batches(len(data.buddies.pairs), settings, generator)
         while done < iterations:
             if cancelled is not None and cancelled():
                 stopped = "cancelled"
@@ -148,7 +149,7 @@ def optimize(
                 break
             share = max(done / iterations, elapsed / budget)
             _set_learning_rates(optimizer, settings, done, share)
-            terms = _losses(model, data, settings, share, generator)
+            terms = _losses(model, data, next(batches), settings, share, generator)
             total = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             total.backward()
@@ -171,20 +172,31 @@ def optimize(
     return FitReport(done, time.monotonic() - started, stopped, values)
 
 
+def pairs_at_once(settings: Settings) -> int:
+    """Frame pairs that one iteration looks at."""
+    return max(1, settings.optimizer.frames // 2)
+
+
+def _pair_batches(pairs: int, settings: Settings, generator: torch.Generator) -> Iterator[Tensor]:
+    """Pairs for one iteration after another, int64, without end: all in turn, in random order."""
+    count = min(pairs_at_once(settings), pairs)
+    while True:
+        order = torch.randperm(pairs, generator=generator, device=generator.device)
+        yield from order[: pairs - pairs % count].split(count)
+
+
 def _losses(
     model: TrackerModel,
     data: ClipData,
+    chosen: Tensor,
     settings: Settings,
     share: float,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Every loss of one iteration, weighted, by name."""
+    """Every loss of one iteration on the chosen frame pairs int64 [P], weighted, by name."""
     weights, options, grid = settings.loss, settings.optimizer, data.grid
-    device = data.features.device
     size = (grid.height, grid.width)
     table = data.buddies
-    count = max(1, min(options.frames // 2, len(table.pairs)))
-    chosen = torch.randperm(len(table.pairs), generator=generator, device=device)[:count]
     frames = table.pairs[chosen].reshape(-1)  # pair p is frames 2p and 2p + 1
     raw = data.features[frames]
     tokens = model.refine(data.pictures[frames], raw, grid)

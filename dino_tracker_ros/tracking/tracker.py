@@ -23,7 +23,13 @@ from dino_tracker_ros.tracking.flow import load_flow
 from dino_tracker_ros.tracking.inference import RefinedClip, refine_clip, track
 from dino_tracker_ros.tracking.matching import unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
-from dino_tracker_ros.tracking.optimizer import ClipData, FitProgress, FitReport, optimize
+from dino_tracker_ros.tracking.optimizer import (
+    ClipData,
+    FitProgress,
+    FitReport,
+    optimize,
+    pairs_at_once,
+)
 from dino_tracker_ros.tracking.saliency import salient_tokens
 from dino_tracker_ros.tracking.sampling import index_by_pair
 from dino_tracker_ros.tracking.settings import Settings
@@ -45,6 +51,7 @@ class _Observed:
 
     stamp: int
     image: Tensor  # uint8 [3, H, W], working size
+    picture: Tensor  # what Delta-DINO sees of it
     features: Tensor  # [C, rows, cols], found and refined
     placing: Tensor | None  # [C', rows', cols'], of unit length, frozen
     encoded: Any  # what the flow estimator needs
@@ -150,6 +157,7 @@ class DinoTracker:
             _Observed(
                 stamp=frame.stamp,
                 image=image,
+                picture=self._model.pictures(image[None])[0],
                 features=features,
                 placing=placing,
                 encoded=encoded,
@@ -205,9 +213,9 @@ class DinoTracker:
             raise ClipError(
                 f"the clip holds {len(self._frames)} frames: observe at least 2 before fitting"
             )
-        data = self._clip_data()
         options = self.settings.optimizer
         iterations = options.warm_iterations if self._fitted else options.iterations
+        data = self._clip_data(iterations)
         self._refined = None
         with self._stage("fit"):
             report = optimize(self._model, data, self.settings, iterations, progress, cancelled)
@@ -285,11 +293,11 @@ class DinoTracker:
 
     def _refined_clip(self) -> RefinedClip:
         if self._refined is None:
-            images, features = self._stacked()
             self._refined = refine_clip(
                 self._model,
-                images,
-                features,
+                torch.stack([frame.image for frame in self._frames]),
+                self._pictures(),
+                torch.stack([frame.features for frame in self._frames]),
                 self._grid(),
                 self._flows(),
                 self._stacked_placing(),
@@ -298,15 +306,18 @@ class DinoTracker:
             )
         return self._refined
 
-    def _clip_data(self) -> ClipData:
-        """What the losses learn from, in one piece."""
+    def _clip_data(self, iterations: int) -> ClipData:
+        """What the losses of so many iterations learn from, in one piece."""
         settings, grid = self.settings, self._grid()
-        images, features = self._stacked()
+        features = torch.stack([frame.features for frame in self._frames])
         units = unit_length(features, dim=1)
         with self._stage("trajectories"):
             trajectories = self._trajectories()
         with self._stage("best_buddies"):
-            pairs = choose_pairs(len(images), settings.best_buddies.pairs, settings.optimizer.seed)
+            # No more than the iterations get to see.
+            wanted = max(1, iterations) * pairs_at_once(settings)
+            most = min(wanted, settings.best_buddies.pairs or wanted)
+            pairs = choose_pairs(len(features), most, settings.optimizer.seed)
             searched = pairs if settings.loss.dino_best_buddies > 0 else []
             buddies = find_best_buddies(units, grid, searched, trajectories, settings.best_buddies)
             foreground = self._foreground(units)
@@ -314,7 +325,7 @@ class DinoTracker:
             torch.arange(len(trajectories.start), device=self.device), trajectories.start
         ]
         return ClipData(
-            pictures=self._model.pictures(images),
+            pictures=self._pictures(),
             features=features,
             grid=grid,
             trajectories=trajectories,
@@ -383,9 +394,9 @@ class DinoTracker:
             raise ClipError("the clip is empty: observe frames first")
         return self._size
 
-    def _stacked(self) -> tuple[Tensor, Tensor]:
-        images = torch.stack([frame.image for frame in self._frames])
-        return images, torch.stack([frame.features for frame in self._frames])
+    def _pictures(self) -> Tensor:
+        pictures = torch.stack([frame.picture for frame in self._frames])
+        return pictures.contiguous(memory_format=torch.channels_last)
 
     def _stacked_placing(self) -> Tensor | None:
         maps = [frame.placing for frame in self._frames if frame.placing is not None]
