@@ -75,6 +75,21 @@ def test_refined_features_start_as_the_frozen_ones() -> None:
     assert torch.equal(model.refine(model.pictures(images), raw, grid), raw.flatten(2))
 
 
+def test_a_share_of_the_residual_lies_on_the_way_to_the_whole() -> None:
+    model = TrackerModel(CHANNELS, Settings(), torch.float32).eval()
+    with torch.no_grad():
+        model.delta_dino.layers[-2].weight.normal_()
+    grid = TokenGrid(45, 60)
+    pictures = model.pictures(torch.randint(0, 255, (2, 3, 45, 60), dtype=torch.uint8))
+    raw = torch.randn(2, CHANNELS, grid.rows, grid.cols)
+    with torch.no_grad():
+        none, some, whole = (model.refine(pictures, raw, grid, share) for share in (0, 0.25, 1))
+    assert torch.equal(whole, model.refine(pictures, raw, grid))
+    assert torch.equal(none, raw.flatten(2))
+    assert (whole - none).norm() > 0.1
+    torch.testing.assert_close(some, none + 0.25 * (whole - none))
+
+
 def test_the_first_steps_reach_the_last_layer_and_the_following_ones_all() -> None:
     """Zero-initialised is not dead: the last convolution has a gradient at once."""
     model = network().train()

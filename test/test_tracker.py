@@ -23,6 +23,7 @@ from dino_tracker_ros.tracking.errors import (
     TrackerError,
 )
 from dino_tracker_ros.tracking.optimizer import ClipData, FitProgress, FitReport
+from dino_tracker_ros.tracking.settings import with_values
 from dino_tracker_ros.tracking.tracker import DinoTracker
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.tracking.weights import WeightsCache
@@ -435,6 +436,24 @@ def test_trajectories_know_whether_they_are_foreground(monkeypatch: pytest.Monke
 def test_without_a_foreground_everything_is_it(monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = filled(known_tracker(monkeypatch, STILL, quick(foreground__source="none")))
     assert captured_data(monkeypatch, tracker).foreground.all()
+
+
+def test_tracks_use_the_share_of_what_was_learnt_that_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = quick(optimizer__iterations=40, registration__enabled=False)
+    tracker = tiny_tracker(monkeypatch, settings)
+    for frame in textured(4, HEIGHT, WIDTH):
+        tracker.observe(frame)
+    frozen = tracker.track(QUERIES).points
+    tracker.fit()
+    moved = {}
+    for share in (0.0, 1.0):
+        tracker.settings = with_values(tracker.settings, {"inference.residual_share": share})
+        tracker.forget(0)  # features are refined anew
+        moved[share] = np.abs(tracker.track(QUERIES).points - frozen).max()
+    assert moved[0.0] == 0
+    assert moved[1.0] > 0
 
 
 def test_no_more_pairs_are_searched_than_the_iterations_look_at(

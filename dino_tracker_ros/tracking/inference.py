@@ -72,7 +72,7 @@ def refine_clip(
     flows: list[FlowPair],
     placing: Tensor | None,
     placing_grid: TokenGrid,
-    batch: int,
+    settings: Settings,
 ) -> RefinedClip:
     """Refined features of every frame.
 
@@ -83,10 +83,10 @@ def refine_clip(
         flows: between neighbouring frames.
         placing: frozen features of unit length that place points, [T, C', rows', cols'].
         placing_grid: where those lie.
-        batch: frames at once.
     """
+    batch, share = settings.optimizer.frames, settings.inference.residual_share
     parts = [
-        model.refine(pictures[k : k + batch], features[k : k + batch], grid)
+        model.refine(pictures[k : k + batch], features[k : k + batch], grid, share)
         for k in range(0, len(pictures), batch)
     ]
     tokens = torch.cat(parts)

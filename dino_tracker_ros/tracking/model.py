@@ -40,16 +40,19 @@ class TrackerModel(nn.Module):
         seen = self.delta_dino.shrunk(imagenet_normalized(unit_range(images)))
         return seen.contiguous(memory_format=torch.channels_last)
 
-    def refine(self, pictures: Tensor, raw: Tensor, grid: TokenGrid) -> Tensor:
+    def refine(
+        self, pictures: Tensor, raw: Tensor, grid: TokenGrid, share: float = 1.0
+    ) -> Tensor:
         """Frozen features plus their learned residual.
 
         Args:
             pictures: of B frames, see `pictures`.
             raw: [B, C, rows, cols].
+            share: of the residual that is added.
 
         Returns:
             float32 [B, C, rows * cols].
         """
         with mixed(pictures.device, self.precision):
             residual = self.delta_dino(pictures, grid)
-        return (raw.float() + residual.float()).flatten(2)
+        return torch.add(raw.float(), residual.float(), alpha=share).flatten(2)

@@ -240,10 +240,10 @@ class LossSettings(SettingGroup):
 @dataclass(frozen=True)
 class OptimizerSettings(SettingGroup):
     iterations: int = setting(
-        30, "most iterations for a clip", unit="iterations", minimum=0, maximum=1_000_000
+        100, "most iterations for a clip", unit="iterations", minimum=0, maximum=1_000_000
     )
     warm_iterations: int = setting(
-        6, "most iterations for a clip that overlaps the one before",
+        10, "most iterations for a clip that overlaps the one before",
         unit="iterations", minimum=0, maximum=1_000_000,
     )  # fmt: skip
     time_budget: float = setting(
@@ -338,6 +338,11 @@ class RegistrationSettings(SettingGroup):
 
 @dataclass(frozen=True)
 class InferenceSettings(SettingGroup):
+    residual_share: float = setting(
+        0.5,
+        "share of what Delta-DINO has learnt that tracks use: less stays closer to frozen features",
+        minimum=0, maximum=1,
+    )  # fmt: skip
     occlusion: str = setting(
         "round_trip",
         "what tells occlusion: the way back to the query, or agreement among anchors, as published",
@@ -439,6 +444,7 @@ PRESETS: dict[str, dict[str, Value]] = {
         "delta_dino.downscale": 1,
         "best_buddies.pairs": 0,
         "loss.flow_contrast": 0.0,
+        "inference.residual_share": 1.0,
         "inference.occlusion": "anchors",
         "inference.visible_cosine": 0.6,
     },
@@ -448,7 +454,7 @@ PRESETS: dict[str, dict[str, Value]] = {
         "backbone.placing_scale": 1.0,
         # A smaller picture knows less beforehand (RESULTS).
         "optimizer.iterations": 50,
-        "optimizer.warm_iterations": 10,
+        "inference.residual_share": 1.0,
         # Flow teaches alone: the others take a third of the time and move no score beyond chance.
         "loss.dino_best_buddies": 0.0,
         "loss.refined_best_buddies": 0.0,

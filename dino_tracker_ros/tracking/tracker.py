@@ -302,7 +302,7 @@ class DinoTracker:
                 self._flows(),
                 self._stacked_placing(),
                 self._placing_grid(self._working_size()),
-                self.settings.optimizer.frames,
+                self.settings,
             )
         return self._refined
 
