@@ -27,12 +27,18 @@ def neighbour_products(units: Tensor, grid: TokenGrid) -> Tensor:
         below, the one below on the right; and of the one on its right with the one below. On the
         border a token is its own neighbour.
     """
+    # Frame by frame: shifted copies of a whole clip would be the most memory it ever takes.
     maps = units.unflatten(2, (grid.rows, grid.cols))
-    right = torch.cat([maps[..., 1:], maps[..., -1:]], dim=3)
-    below = torch.cat([maps[:, :, 1:], maps[:, :, -1:]], dim=2)
-    beyond = torch.cat([right[:, :, 1:], right[:, :, -1:]], dim=2)
-    pairs = ((maps, right), (maps, below), (maps, beyond), (right, below))
-    return torch.stack([(a * b).float().sum(dim=1).flatten(1) for a, b in pairs], dim=-1)
+    return torch.stack([_neighbour_products(frame) for frame in maps])
+
+
+def _neighbour_products(tokens: Tensor) -> Tensor:
+    """Of one frame, [C, rows, cols] to [rows * cols, 4]."""
+    right = torch.cat([tokens[..., 1:], tokens[..., -1:]], dim=2)
+    below = torch.cat([tokens[:, 1:], tokens[:, -1:]], dim=1)
+    beyond = torch.cat([right[:, 1:], right[:, -1:]], dim=1)
+    pairs = ((tokens, right), (tokens, below), (tokens, beyond), (right, below))
+    return torch.stack([(a * b).float().sum(dim=0).flatten() for a, b in pairs], dim=-1)
 
 
 def cosines_at(
