@@ -149,10 +149,7 @@ def nearest_trajectory(trajectories: Trajectories, grid: TokenGrid, frame: int) 
         int64 [rows * cols]; -1 where no trajectory is in the frame.
     """
     device = trajectories.points.device
-    nodes = torch.stack(
-        torch.meshgrid(torch.arange(grid.cols), torch.arange(grid.rows), indexing="xy"), dim=-1
-    )
-    centres = grid.to_pixels(nodes.float()).reshape(-1, 2).round().long().numpy()
+    centres = grid.centres().reshape(-1, 2).round().long().numpy()
     centres = np.clip(centres, 0, [grid.width - 1, grid.height - 1])
     ids = torch.nonzero(trajectories.valid[:, frame])[:, 0]
     if len(ids) == 0:

@@ -83,6 +83,7 @@ def refine_clip(
         flows: between neighbouring frames.
         placing: frozen features of unit length that place points, [T, C', rows', cols'].
         placing_grid: where those lie.
+        settings: how many frames at once, and what share of the residual.
     """
     batch, share = settings.optimizer.frames, settings.inference.residual_share
     parts = [

@@ -32,7 +32,7 @@ class TrackerModel(nn.Module):
         self.precision = precision
 
     def pictures(self, images: Tensor) -> Tensor:
-        """What Delta-DINO sees of uint8 images [T, 3, H, W]: once a clip, not in every iteration.
+        """What Delta-DINO sees of uint8 images [T, 3, H, W]: once a frame, not in every iteration.
 
         Returns:
             float32 [T, 3, ceil(H / downscale), ceil(W / downscale)], ImageNet-normalised.

@@ -145,10 +145,11 @@ class DinoTracker:
                 f"frame's stamp is {frame.stamp} ns, the clip's last is "
                 f"{self._frames[-1].stamp} ns: send frames in order, or reset the tracker"
             )
-        picture = np.ascontiguousarray(size.resize(frame.image).transpose(2, 0, 1))
-        image = torch.from_numpy(picture).to(self.device)
+        resized = np.ascontiguousarray(size.resize(frame.image).transpose(2, 0, 1))
+        image = torch.from_numpy(resized).to(self.device)
         with self._stage("features"):
             features, placing = self._features(frame, image, size)
+            picture = self._model.pictures(image[None])[0]
         with self._stage("flow"):
             (encoded,) = self._flow.encode(image[None])
             before = self._frames[-1].encoded if self._frames else None
@@ -157,7 +158,7 @@ class DinoTracker:
             _Observed(
                 stamp=frame.stamp,
                 image=image,
-                picture=self._model.pictures(image[None])[0],
+                picture=picture,
                 features=features,
                 placing=placing,
                 encoded=encoded,
