@@ -257,7 +257,7 @@ def test_looks_in_parts_are_as_all_together(monkeypatch: pytest.MonkeyPatch) -> 
     pyramid = pyramid_of(*[texture()] * 4)
     lost = still(4) + 60.0
     together = looked(monkeypatch, pyramid, lost, Neighbours([still(4)])).registration
-    monkeypatch.setattr(sightings_module, "AT_ONCE", 2)
+    monkeypatch.setattr(sightings_module, "AT_ONCE", {"cpu": 2})
     parts = looked(monkeypatch, pyramid, lost, Neighbours([still(4)])).registration
     assert together.found.all() and parts.found.all()
     torch.testing.assert_close(parts.points, together.points, atol=1e-3, rtol=0)

@@ -20,6 +20,9 @@ FEWEST = 4
 """Neighbours that must agree: an affine map takes three."""
 AGREEMENT = 3.0
 """How far a neighbour may lie from the map, px."""
+AT_ONCE = {"cpu": 1024, "cuda": 8192}
+"""Points that are asked for together, by kind of device: each takes a line of a table of all N
+points, which a CPU's cache holds; a GPU waits less between fewer and larger steps."""
 TRIALS = 32
 """Maps of three neighbours that are tried."""
 RIDGE = 1e-4
@@ -63,27 +66,30 @@ def expect_from_neighbours(
         )
         for _ in range(2)
     )
-    for t in range(frames):
-        rows = torch.nonzero(query_frame != t)[:, 0]
-        moves = moves_of_neighbours(rows, query_frame[rows], query_point[rows], t, points, found)
+    times = torch.arange(frames, device=points.device)
+    for part in torch.nonzero(query_frame != times[:, None]).split(AT_ONCE[points.device.type]):
+        goal, rows = part.unbind(dim=1)
+        moves = moves_of_neighbours(
+            rows, query_frame[rows], query_point[rows], goal, points, found
+        )
         for answer, move in zip(answers, moves, strict=True):
-            row = rows[move.agreed]
-            answer.points[row, t] = move.points[move.agreed]
-            answer.affine[row, t] = move.affine[move.agreed]
-            answer.agreed[row, t] = True
+            at = rows[move.agreed], goal[move.agreed]
+            answer.points[at] = move.points[move.agreed]
+            answer.affine[at] = move.affine[move.agreed]
+            answer.agreed[at] = True
     return answers[0], answers[1]
 
 
 def moves_of_neighbours(
-    rows: Tensor, reference: Tensor, here: Tensor, frame: int, points: Tensor, found: Tensor
+    rows: Tensor, reference: Tensor, here: Tensor, goal: Tensor, points: Tensor, found: Tensor
 ) -> tuple[Expected, Expected]:
-    """Where B of N points go from a frame of their own each to one frame that all share.
+    """Where B of N points go, from a frame of their own each to another.
 
     Args:
         rows: int64 [B], which points.
         reference: int64 [B], the frame that each goes from.
         here: [B, 2], where it is there, px.
-        frame: where all go.
+        goal: int64 [B], the frame that each goes to.
         points: [N, T, 2] px.
         found: bool [N, T]; neighbours are found in both frames.
 
@@ -91,7 +97,7 @@ def moves_of_neighbours(
         The map that most neighbours agree with, and the one fitted to what lies off it.
     """
     around = points.transpose(0, 1)[reference]  # [B, N, 2]
-    known = found.T[reference] & found[:, frame]
+    known = found.T[reference] & found.T[goal]
     known[torch.arange(len(rows), device=rows.device), rows] = False
     distance = (around - here[:, None]).norm(dim=-1).masked_fill(~known, torch.inf)
     nearest, index = distance.topk(min(NEIGHBOURS, len(points)), dim=1, largest=False)
@@ -99,7 +105,7 @@ def moves_of_neighbours(
     before = around.gather(1, index[..., None].expand(-1, -1, 2))
     offsets = (before - here[:, None]) / UNIT
     design = torch.cat([torch.ones_like(offsets[..., :1]), offsets], dim=-1)
-    moved = points[index, frame] - before
+    moved = points[index, goal[:, None]] - before
     moves = []
     for _ in range(2):
         solution, residual = _agreed(design, moved, closeness)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dino_tracker_ros.tracking.pixels import unit_range
+from dino_tracker_ros.tracking.pixels import byte_range
 
 DIS_PRESETS: dict[str, int] = {
     "dis_ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -51,7 +51,7 @@ class Dis:
 
     def encode(self, images: Tensor) -> list[GrayFrame]:
         """See FlowEstimator.encode."""
-        pictures = (unit_range(images, "cpu") * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        pictures = byte_range(images).cpu().permute(0, 2, 3, 1).numpy()
         return [self._encode(np.ascontiguousarray(picture)) for picture in pictures]
 
     def flow(self, sources: Sequence[GrayFrame], targets: Sequence[GrayFrame]) -> Tensor:

@@ -80,8 +80,9 @@ class TrackerHead(nn.Module):
         steps = torch.arange(-reach, reach + 1, device=cost.device)
         y = rows[:, None, None] + steps[None, :, None]
         x = columns[:, None, None] + steps[None, None, :]
-        on_map = (y >= 0) & (y < grid.rows) & (x >= 0) & (x < grid.cols)
-        index = y.clamp(0, grid.rows - 1) * grid.cols + x.clamp(0, grid.cols - 1)
+        row, column = y.clamp(0, grid.rows - 1), x.clamp(0, grid.cols - 1)
+        on_map = (y == row) & (x == column)
+        index = row * grid.cols + column
         window = cost.gather(1, index.flatten(1)).view(index.shape)
 
         refined = self.refiner(window[:, None], on_map[:, None])[:, 0]
@@ -110,5 +111,4 @@ def cost_map(points: Tensor, targets: Tensor) -> Tensor:
 
 def _normalized(weight: Tensor) -> Tensor:
     total = weight.sum(dim=(2, 3), keepdim=True)
-    tiny = torch.where(total < 0, -1e-8, 1e-8)
-    return weight / torch.where(total.abs() < 1e-8, tiny, total)
+    return weight / total.abs().clamp(min=1e-8).copysign(total)

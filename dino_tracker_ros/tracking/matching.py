@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dino_tracker_ros.tracking.head import TrackerHead, cost_map
-from dino_tracker_ros.tracking.token_grid import TokenGrid
+from dino_tracker_ros.tracking.token_grid import TokenGrid, constant
 
 
 def corners(points: Tensor, grid: TokenGrid) -> tuple[Tensor, Tensor]:
@@ -23,35 +23,18 @@ def corners(points: Tensor, grid: TokenGrid) -> tuple[Tensor, Tensor]:
         Tokens int64 [..., 4], upper left, upper right, lower left, lower right; and weights
         [..., 4], which sum to 1.
     """
-    nodes = grid.to_grid(points)
-    x = nodes[..., 0].clamp(0, grid.cols - 1)
-    y = nodes[..., 1].clamp(0, grid.rows - 1)
-    left = x.detach().floor().clamp(max=max(grid.cols - 2, 0))
-    top = y.detach().floor().clamp(max=max(grid.rows - 2, 0))
-    part_x, part_y = x - left, y - top
+    last = constant((grid.cols - 1, grid.rows - 1), points)
+    last_left = constant((max(grid.cols - 2, 0), max(grid.rows - 2, 0)), points)
+    nodes = torch.minimum(grid.to_grid(points).clamp(min=0), last)
+    first = torch.minimum(nodes.detach().floor(), last_left)
     # Where an optimization diverges, positions are NaN: the result is too, but no index may be.
-    left = left.long().clamp(0, max(grid.cols - 2, 0))
-    top = top.long().clamp(0, max(grid.rows - 2, 0))
-    right, bottom = (left + 1).clamp(max=grid.cols - 1), (top + 1).clamp(max=grid.rows - 1)
-    index = torch.stack(
-        [
-            top * grid.cols + left,
-            top * grid.cols + right,
-            bottom * grid.cols + left,
-            bottom * grid.cols + right,
-        ],
-        dim=-1,
-    )
-    weight = torch.stack(
-        [
-            (1 - part_y) * (1 - part_x),
-            (1 - part_y) * part_x,
-            part_y * (1 - part_x),
-            part_y * part_x,
-        ],
-        dim=-1,
-    )
-    return index, weight
+    column, row = first.nan_to_num(0.0).long().unbind(dim=-1)
+    right, down = min(1, grid.cols - 1), grid.cols * min(1, grid.rows - 1)
+    around = constant((0, right, down, down + right), row)
+    part = nodes - first
+    share = torch.stack([1 - part, part], dim=-1)  # [..., (x, y), (first, second)]
+    weight = share[..., 1, :, None] * share[..., 0, None, :]
+    return (row * grid.cols + column)[..., None] + around, weight.flatten(-2)
 
 
 def sample_tokens(tokens: Tensor, frames: Tensor, points: Tensor, grid: TokenGrid) -> Tensor:

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.utils import deterministic
 
 from dino_tracker_ros.tracking import losses
-from dino_tracker_ros.tracking.best_buddies import mutual_nearest
 from dino_tracker_ros.tracking.errors import OptimizationError
 from dino_tracker_ros.tracking.matching import lengths, predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
@@ -301,17 +300,11 @@ def _refined_buddies(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Mutual nearest neighbours of the refined features: tokens [P, K, 2], weights [P, K]."""
-    n = sources.shape[2]
-    device = sources.device
-    mutual = torch.zeros(len(sources), n, dtype=torch.bool, device=device)
-    partner = torch.zeros(len(sources), n, dtype=torch.long, device=device)
-    cosine = torch.zeros(len(sources), n, device=device)
-    for p, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        similarity = source.T @ target
-        rows, columns = mutual_nearest(similarity)
-        mutual[p, rows] = True
-        partner[p, rows] = columns
-        cosine[p, rows] = similarity[rows, columns]
+    similarity = sources.transpose(1, 2) @ targets
+    best = similarity.max(dim=2)
+    partner = best.indices
+    back = similarity.max(dim=1).indices.gather(1, partner)
+    mutual = back == torch.arange(sources.shape[2], device=sources.device)
     share = settings.foreground.best_buddy_share
     index, weight = draw_shares(
         mutual & foreground,
@@ -320,7 +313,7 @@ def _refined_buddies(
         share,
         generator,
     )
-    weight = weight * losses.similarity_weight(cosine.gather(1, index))
+    weight = weight * losses.similarity_weight(best.values.gather(1, index))
     return torch.stack([index, partner.gather(1, index)], dim=-1), weight
 
 

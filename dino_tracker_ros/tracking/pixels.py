@@ -21,13 +21,23 @@ def unit_range(images: Tensor, device: torch.device | str | None = None) -> Tens
     Raises:
         FrameError: another shape or type.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise FrameError(f"images have shape {tuple(images.shape)}: give [T, 3, height, width]")
+    _check(images)
     if images.dtype == torch.uint8:
         return images.to(device).float() / 255
-    if images.is_floating_point():
-        return images.to(device, torch.float32)
-    raise FrameError(f"images are {images.dtype}: give uint8, or floating point in 0..1")
+    return images.to(device, torch.float32)
+
+
+def byte_range(images: Tensor) -> Tensor:
+    """RGB images as uint8 in 0..255; see `unit_range`."""
+    _check(images)
+    return images if images.dtype == torch.uint8 else (images * 255).round().byte()
+
+
+def _check(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise FrameError(f"images have shape {tuple(images.shape)}: give [T, 3, height, width]")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise FrameError(f"images are {images.dtype}: give uint8, or floating point in 0..1")
 
 
 def imagenet_normalized(images: Tensor) -> Tensor:

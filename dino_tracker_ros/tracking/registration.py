@@ -37,8 +37,9 @@ Support = Callable[[Tensor], Tensor]
 [N, K] in 0..1."""
 
 
-View = tuple[Tensor, int]
-"""A picture [h, w] and how many patches, one after the other, are looked for in it."""
+Reader = Callable[[Tensor], Tensor]
+"""Places [B, K, 2] of B patches, (x, y) in -1..1 over the picture of each, to the values there,
+[B, K]: bilinear, the border repeated."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def register(
     left = torch.nonzero(templates[0].contrast[rows, 0] > FLAT)[:, 0]
     for level in range(coarsest, -1, -1):
         at, slope, likeness = _refined(
-            templates[level], rows[left], _views(pyramid.levels[level], frames[left]),
+            templates[level], rows[left], pyramid.levels[level], frames[left],
             place[left] / 2**level, warp[left], STEPS[COARSEST - level],
         )  # fmt: skip
         place[left], warp[left], alike[left] = at * 2**level, slope, likeness
@@ -231,13 +232,6 @@ def register(
         alike.nan_to_num(0.0),
         found,
     )
-
-
-def _views(level: Tensor, frames: Tensor) -> list[View]:
-    """The pictures [T, h, w] that patches of frames int64 [B] are looked for in, in their order."""
-    runs = frames.unique_consecutive(return_counts=True)
-    seen, counts = (run.tolist() for run in runs)
-    return [(level[frame], count) for frame, count in zip(seen, counts, strict=True)]
 
 
 def _halved(picture: Tensor) -> Tensor:
@@ -276,11 +270,11 @@ def _template(
     side = 2 * radius + 3
     wide = _square(radius + 1, picture.device)
     seen = picture.new_zeros(len(points), side, side)
-    for frame in frames.unique().tolist():
-        own = frames == frame
-        upright = torch.eye(2, device=picture.device).expand(int(own.sum()), 2, 2)
-        view = (picture[frame], len(upright))
-        seen[own] = _warped([view], points[own], upright, wide).view(-1, side, side)
+    order = frames.argsort(stable=True)
+    upright = torch.eye(2, device=picture.device).expand(len(points), 2, 2)
+    reader = _reader(picture, frames[order])
+    warped = _warped(reader, _unit(picture), points[order], upright, wide)
+    seen[order] = warped.view(-1, side, side)
     right_left = ((seen[:, 1:-1, 2:] - seen[:, 1:-1, :-2]) / 2).flatten(1)
     down_up = ((seen[:, 2:, 1:-1] - seen[:, :-2, 1:-1]) / 2).flatten(1)
     centred, contrast = _standardized(seen[:, 1:-1, 1:-1].flatten(1), weight)
@@ -311,50 +305,96 @@ def _template(
 def _refined(
     template: Template,
     rows: Tensor,
-    views: Sequence[View],
+    pictures: Tensor,
+    frames: Tensor,
     place: Tensor,
     warp: Tensor,
     steps: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Places [B, 2], warps [B, 2, 2] and likeness [B] after some Gauss-Newton steps."""
+    """Places [B, 2], warps [B, 2, 2] and likeness [B] after some Gauss-Newton steps.
+
+    Args:
+        template: of N points.
+        rows: int64 [B], whose patches.
+        pictures: [T, h, w].
+        frames: int64 [B], of the pictures; those of one frame side by side.
+        place, warp: [B, 2] px and [B, 2, 2], where to begin.
+        steps: to take.
+    """
     if len(rows) == 0:
         return place, warp, place[:, 0]
+    reader, unit = _reader(pictures, frames), _unit(pictures)
     offsets, weight = template.offsets, template.weight[rows]
     values, contrast = template.values[rows], template.contrast[rows]
     solver = template.solver[rows]
     still = torch.eye(2, device=place.device)
     for _ in range(steps):
-        seen, spread = _standardized(_warped(views, place, warp, offsets), weight)
+        seen, spread = _standardized(_warped(reader, unit, place, warp, offsets), weight)
         error = seen * (contrast / spread) - values
         step = torch.bmm(solver, error[..., None])
         # The step moves the template; the inverse of it moves the picture.
         warp = torch.bmm(warp, _inverse(step[:, 2:].view(-1, 2, 2) + still))
         place = place - torch.bmm(warp, step[:, :2])[..., 0]
-    seen, spread = _standardized(_warped(views, place, warp, offsets), weight)
+    seen, spread = _standardized(_warped(reader, unit, place, warp, offsets), weight)
     alike = (seen * values * weight).sum(dim=1) / (spread * contrast)[:, 0]
     return place, warp, alike
 
 
-def _warped(views: Sequence[View], place: Tensor, warp: Tensor, offsets: Tensor) -> Tensor:
-    """Bilinear values [B, K] of pictures [H, W] at warped offsets [K, 2] around places [B, 2] px,
-    the border repeated."""
-    height, width = views[0][0].shape
-    unit = place.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
+def _unit(pictures: Tensor) -> Tensor:
+    """How far a px of pictures [..., h, w] is where they reach from -1 to 1, [2], (x, y)."""
+    height, width = pictures.shape[-2:]
+    return pictures.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
+
+
+def _warped(
+    reader: Reader, unit: Tensor, place: Tensor, warp: Tensor, offsets: Tensor
+) -> Tensor:
+    """Values [B, K] at warped offsets [K, 2] around places [B, 2] px of the pictures that are read;
+    `unit` is theirs, see `_unit`."""
     # One product for all patches is many times faster than one for each.
     spread = (warp * unit[:, None]).nan_to_num(0.0).flatten(0, 1) @ offsets.T
     centre = (place * unit - 1).nan_to_num(0.0)
-    samples = spread.view(len(place), 1, 2, -1) + centre[:, None, :, None]
-    # A picture a patch, all of them one: on a CPU, cores share the work by pictures.
-    values = [
-        F.grid_sample(
-            picture.expand(len(some), 1, height, width), some.transpose(2, 3),
-            padding_mode="border", align_corners=True,
+    samples = spread.view(len(place), 2, -1) + centre[:, :, None]
+    return reader(samples.transpose(1, 2))
+
+
+def _reader(pictures: Tensor, frames: Tensor) -> Reader:
+    """Reads pictures [T, h, w] at frames int64 [B], those of one frame side by side."""
+    return _volume_reader(pictures, frames) if pictures.is_cuda else _run_reader(pictures, frames)
+
+
+def _run_reader(pictures: Tensor, frames: Tensor) -> Reader:
+    """Frame by frame, as a CPU is fastest."""
+    seen, counts = (run.tolist() for run in frames.unique_consecutive(return_counts=True))
+    # A picture a patch, all of them one: cores share the work by pictures.
+    views = [
+        pictures[frame].expand(count, 1, -1, -1)
+        for frame, count in zip(seen, counts, strict=True)
+    ]
+
+    def read(places: Tensor) -> Tensor:
+        values = [
+            F.grid_sample(view, some[:, None], padding_mode="border", align_corners=True)
+            for view, some in zip(views, places.split(counts), strict=True)
+        ]
+        return torch.cat(values)[:, 0, 0]
+
+    return read
+
+
+def _volume_reader(pictures: Tensor, frames: Tensor) -> Reader:
+    """All at once, as one volume in which the frame is the depth: a GPU waits for every call."""
+    volume = pictures[None, None].expand(len(frames), -1, -1, -1, -1)
+    depth = 2 * frames.to(pictures.dtype) / max(len(pictures) - 1, 1) - 1
+
+    def read(places: Tensor) -> Tensor:
+        where = torch.cat([places, depth[:, None, None].expand(-1, places.shape[1], 1)], dim=-1)
+        values = F.grid_sample(
+            volume, where[:, None, None], padding_mode="border", align_corners=True
         )
-        for (picture, _), some in zip(
-            views, samples.split([count for _, count in views]), strict=True
-        )
-    ]  # fmt: skip
-    return torch.cat(values)[:, 0, 0]
+        return values[:, 0, 0, 0]
+
+    return read
 
 
 def _standardized(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -367,6 +407,6 @@ def _standardized(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 def _inverse(matrix: Tensor) -> Tensor:
     """Of [B, 2, 2]; of a singular one something large, which acceptance refuses."""
     a, b, c, d = matrix.flatten(1).unbind(dim=1)
-    det = a * d - b * c
-    det = torch.where(det.abs() < 1e-6, torch.full_like(det, 1e-6), det)
+    det = torch.addcmul(a * d, b, c, value=-1)
+    det = torch.where(det.abs() < 1e-6, 1e-6, det)
     return torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / det[:, None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ def draw(mask: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, 
     ranks = mask.cumsum(dim=1)
     total = ranks[:, -1]
     uniform = torch.rand(len(mask), count, generator=generator, device=mask.device)
-    wanted = (uniform * total[:, None]).long().clamp(max=(total - 1).clamp(min=0)[:, None]) + 1
+    # Rounding may lift a number just below 1 to the total itself.
+    wanted = torch.minimum((uniform * total[:, None]).long() + 1, total[:, None])
     index = torch.searchsorted(ranks, wanted)
     return index.clamp(max=mask.shape[1] - 1), total
 
@@ -100,9 +102,7 @@ def sample_flow(
         some = torch.randint(len(seen), (MOST_TRAJECTORIES,), generator=generator, device=device)
         seen, place, foreground = seen[some], place[some], foreground[some]
     seen, place = seen.T, place.transpose(0, 1)  # [F, M], [F, M, 2]
-    source = torch.arange(F, device=device).expand(F, F)[~torch.eye(F, dtype=torch.bool)]
-    target = torch.arange(F, device=device).repeat_interleave(F - 1)
-    source = source.to(device)
+    source, target = _ordered_pairs(F, device)
     both = seen[source] & seen[target]
     per_pair = max(2, count // len(source))
     index, weight = draw_shares(both & foreground, both & ~foreground, per_pair, share, generator)
@@ -114,6 +114,14 @@ def sample_flow(
         target=place[target[rows], index].reshape(*shape, 2),
         weight=weight.reshape(shape),
     )
+
+
+@lru_cache(maxsize=16)
+def _ordered_pairs(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Every two different of some frames, int64 [count * (count - 1)] both, by the second."""
+    here = torch.arange(count)
+    source = here.expand(count, count)[~torch.eye(count, dtype=torch.bool)]
+    return source.to(device), here.repeat_interleave(count - 1).to(device)
 
 
 @dataclass(frozen=True)

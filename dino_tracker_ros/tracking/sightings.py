@@ -35,8 +35,12 @@ VOUCHED = 0.1
 CARRIED_ERROR = 2.0
 """Error of a place that only neighbours tell, px of the pyramid's finest level."""
 
-AT_ONCE = 1024
-"""Patches of all frames looked for together: with more, a CPU's cache is too small."""
+AT_ONCE = {"cpu": 1024, "cuda": 8192}
+"""Patches of all frames looked for together, by kind of device: with more, a CPU's cache is too
+small; a GPU waits less between fewer and larger steps."""
+
+CARRIED = 2
+"""Times that points are carried on from where they were seen last: what is found leads farther."""
 
 BESIDE = 1.0
 """Starts nearer than this to where a patch was found lead there again, px."""
@@ -143,7 +147,7 @@ def look(
         lost = other.agreed & ~seen.found
         asked = ((likely, doubtful, tried[0]), (other, lost, tried[1]))
         for answer, wanted, at_last in asked:
-            for part in torch.nonzero(wanted.T).split(AT_ONCE):
+            for part in torch.nonzero(wanted.T).split(AT_ONCE[start.device.type]):
                 frames, there = part.unbind(dim=1)
                 at, warp = answer.points[there, frames], answer.affine[there, frames]
                 _look_at(search, there, frames, at, warp, at_last)
@@ -188,24 +192,41 @@ def _carry_on(search: _Search, told: Tensor, tried: Tensor) -> None:
             the query's frame: if it was not found there it is hidden, and a step on would only
             lead along with what hides it.
     """
-    seen, query_frame = search.seen, search.patches.frames
-    frames = seen.found.shape[1]
-    for order in (range(frames), range(frames - 1, -1, -1)):
-        last = query_frame.clone()
-        for t in order:
-            ahead = (query_frame < t) if order.step > 0 else (query_frame > t)
-            # From the query's own frame neighbours were asked before.
-            asked = ahead & ~told[:, t] & ~seen.found[:, t] & (last != query_frame)
-            rows = torch.nonzero(asked)[:, 0]
-            if len(rows):
-                here, warp = seen.points[rows, last[rows]], seen.affine[rows, last[rows]]
-                moves = moves_of_neighbours(rows, last[rows], here, t, seen.points, seen.found)
+    seen, home = search.seen, search.patches.frames[:, None]
+    at_once = AT_ONCE[told.device.type]
+    times = torch.arange(told.shape[1], device=told.device)
+    for forward in (True, False):
+        ahead = home < times if forward else home > times
+        # From the query's own frame neighbours were asked before.
+        asked_from = home.expand_as(told)
+        for _ in range(CARRIED):
+            last = _seen_last(ahead & seen.found, home, forward)
+            wanted = ahead & ~told & ~seen.found & (last != asked_from)
+            asked_from = last
+            for part in torch.nonzero(wanted.T).split(at_once):
+                goal, rows = part.unbind(dim=1)
+                origin = last[rows, goal]
+                here, warp = seen.points[rows, origin], seen.affine[rows, origin]
+                moves = moves_of_neighbours(rows, origin, here, goal, seen.points, seen.found)
                 for move, at_last in zip(moves, tried, strict=True):
-                    sent = torch.nonzero(move.agreed & ~seen.found[rows, t])[:, 0]
+                    sent = torch.nonzero(move.agreed & ~seen.found[rows, goal])[:, 0]
                     turned = move.affine[sent] @ warp[sent]
-                    there = torch.full_like(sent, t)
-                    _look_at(search, rows[sent], there, move.points[sent], turned, at_last)
-            last = torch.where(ahead & seen.found[:, t], t, last)
+                    _look_at(search, rows[sent], goal[sent], move.points[sent], turned, at_last)
+
+
+def _seen_last(found: Tensor, home: Tensor, forward: bool) -> Tensor:
+    """The frame between the query's and every other one in which a point was found last, int64
+    [N, T]; the query's where there is none.
+
+    Args:
+        found: bool [N, T], of the frames after the query's or, not forward, before it.
+        home: int64 [N, 1], the query's frame.
+    """
+    times = torch.arange(found.shape[1], device=found.device)
+    seen = torch.where(found, times, home)
+    if forward:
+        return torch.cat([home, seen.cummax(dim=1).values[:, :-1]], dim=1)
+    return torch.cat([seen.flip(1).cummin(dim=1).values.flip(1)[:, 1:], home], dim=1)
 
 
 def _told(likely: Expected, other: Expected, seen: Registration) -> Tensor:
@@ -252,6 +273,8 @@ def _seen_along(
             last = torch.where(known[:, t, None, None], seen.affine[:, t], last)
             ahead = (query_frame < t) if order.step > 0 else (query_frame > t)
             rows = torch.nonzero(ahead & ~known[:, t])[:, 0]
+            if len(rows) == 0:
+                continue
             found = register(
                 pyramid, patches.whole, rows, torch.full_like(rows, t), start[rows, t], last[rows],
                 COARSEST, settings.reach, settings,

@@ -8,6 +8,7 @@ loses the outer half patch (Tumanyan et al. 2024).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -82,16 +83,27 @@ class TokenGrid:
 
     def to_grid(self, points: Tensor) -> Tensor:
         """Pixel positions (x, y) [..., 2] to grid positions (column, row) [..., 2]."""
-        return ((points + 0.5) * self._ratio(points) - 0.5 - self.offset) / self.stride
+        (x, y), (x0, y0) = self._steps, self._first_pixel
+        return torch.addcmul(constant((x0, y0), points), points, constant((x, y), points))
 
     def to_pixels(self, nodes: Tensor) -> Tensor:
         """Grid positions (column, row) [..., 2] to pixel positions (x, y) [..., 2]."""
-        return (nodes * self.stride + self.offset + 0.5) / self._ratio(nodes) - 0.5
+        (x, y), (x0, y0) = self._steps, self._first_pixel
+        return torch.addcmul(
+            constant((-x0 / x, -y0 / y), nodes), nodes, constant((1 / x, 1 / y), nodes)
+        )
 
-    def _ratio(self, like: Tensor) -> Tensor:
-        """(x, y) px of the picture for a px of the image: the scale, rounded to whole pictures."""
+    @property
+    def _steps(self) -> tuple[float, float]:
+        """(x, y) steps of the grid in a px of the image: the scale is rounded to whole pictures."""
         height, width = self.picture_size
-        return like.new_tensor([width / self.width, height / self.height])
+        return width / self.width / self.stride, height / self.height / self.stride
+
+    @property
+    def _first_pixel(self) -> tuple[float, float]:
+        """Grid position (column, row) of pixel 0."""
+        x, y = (0.5 * step - (0.5 + self.offset) / self.stride for step in self._steps)
+        return x, y
 
     def nearest(self, points: Tensor) -> Tensor:
         """The token nearest to each pixel position (x, y) [..., 2], row * cols + column, int64."""
@@ -109,6 +121,17 @@ class TokenGrid:
     def _count(self, side: int) -> int:
         # The last centre, offset + (count - 1) * stride, must not lie before pixel side - 1.
         return 1 + max(0, -int((self.offset - (side - 1)) // self.stride))
+
+
+def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """A vector [len(values)] of the type of `like` and where it is: made anew at every use, a GPU
+    would wait for it each time. Not to be written to."""
+    return _constant(values, like.device, like.dtype)
+
+
+@lru_cache(maxsize=256)
+def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values, device=device, dtype=dtype)
 
 
 def _pad_axis(images: Tensor, before: int, after: int, *, horizontal: bool) -> Tensor:
