@@ -59,8 +59,9 @@ class Dis:
         flows = []
         for source, target in zip(sources, targets, strict=True):
             found = self._dis.calc(source.gray, target.gray, None)  # type: ignore[call-overload]
-            flows.append(torch.from_numpy(found[: source.height, : source.width]))
-        return torch.stack(flows).permute(0, 3, 1, 2).contiguous().to(self._device)
+            flow = torch.from_numpy(found[: source.height, : source.width])
+            flows.append(flow.to(self._device).permute(2, 0, 1))
+        return torch.stack(flows)
 
     def _encode(self, picture: NDArray[np.uint8]) -> GrayFrame:
         height, width = picture.shape[:2]

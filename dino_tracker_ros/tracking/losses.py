@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dino_tracker_ros.tracking.token_grid import constant
+
 DINO_DIVISOR = 700.0
 """The published divisor of the summed DINO best-buddy loss."""
 REFINED_DIVISOR = 900.0
@@ -31,7 +33,7 @@ def position_loss(
         The weighted mean, a scalar; 0 without points.
     """
     height, width = size
-    scale = predicted.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
+    scale = constant((2 / max(width - 1, 1), 2 / max(height - 1, 1)), predicted)
     error = F.huber_loss(predicted * scale, target * scale, reduction="none", delta=delta)
     return (error.mean(dim=-1) * weight).sum() / weight.sum().clamp(min=1e-8)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from dino_tracker_ros.tracking import losses
 from dino_tracker_ros.tracking.errors import OptimizationError
 from dino_tracker_ros.tracking.matching import lengths, predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
+from dino_tracker_ros.tracking.recording import Recording, own_stream
 from dino_tracker_ros.tracking.sampling import (
     BuddyTable,
     FlowSample,
@@ -132,37 +134,43 @@ def optimize(
     stopped = "iterations"
     values: dict[str, float] = {}
     done = 0
+    recording: Recording | None = None
+    recorded = False  # whether with the self-supervised losses
     model.train()
     try:
-        if settings.optimizer.time_budget > 0:
-            budget = settings.optimizer.time_budget - _settling_seconds(model, data, settings)
-        begun = time.monotonic() - started
-        batches = _pair_batches(len(data.buddies.pairs), settings, generator)
-        while done < iterations:
-            if cancelled is not None and cancelled():
-                stopped = "cancelled"
-                break
-            elapsed = time.monotonic() - started
-            if elapsed + (elapsed - begun) / max(done, 1) > budget:
-                stopped = "time_budget"
-                break
-            share = max(done / iterations, elapsed / budget)
-            _set_learning_rates(optimizer, settings, done, share)
-            terms = _losses(model, data, next(batches), settings, share, generator)
-            total = torch.stack(list(terms.values())).sum()
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            optimizer.step()
-            done += 1
-            if done % REPORT_EVERY == 0 or done == iterations:
-                values = _finite(terms, done)
-                if progress is not None:
-                    seconds = time.monotonic() - started
-                    progress(FitProgress(done, iterations, seconds, values))
-        if done:
-            _settle_normalization(model, data, settings)
-        else:
-            model.load_state_dict(before)  # measuring has touched the batch statistics
+        with own_stream(device):
+            if settings.optimizer.time_budget > 0:
+                budget = settings.optimizer.time_budget - _settling_seconds(model, data, settings)
+            begun = time.monotonic() - started
+            batches = _pair_batches(len(data.buddies.pairs), settings, generator)
+            while done < iterations:
+                if cancelled is not None and cancelled():
+                    stopped = "cancelled"
+                    break
+                if math.isfinite(budget) and device.type == "cuda":
+                    torch.cuda.synchronize(device)  # what is only under way takes time, too
+                elapsed = time.monotonic() - started
+                if elapsed + (elapsed - begun) / max(done, 1) > budget:
+                    stopped = "time_budget"
+                    break
+                share = max(done / iterations, elapsed / budget)
+                _set_learning_rates(optimizer, settings, done, share)
+                both = share >= settings.loss.self_supervised_start
+                if recording is None or recorded != both:
+                    work = partial(_descend, model, data, settings, both, generator)
+                    recording, recorded = Recording(work, model.parameters(), generator), both
+                terms = recording(next(batches))
+                optimizer.step()
+                done += 1
+                if done % REPORT_EVERY == 0 or done == iterations:
+                    values = _finite(terms, done)
+                    if progress is not None:
+                        seconds = time.monotonic() - started
+                        progress(FitProgress(done, iterations, seconds, values))
+            if done:
+                _settle_normalization(model, data, settings)
+            else:
+                model.load_state_dict(before)  # measuring has touched the batch statistics
     except BaseException:
         model.load_state_dict(before)
         raise
@@ -184,15 +192,30 @@ def _pair_batches(pairs: int, settings: Settings, generator: torch.Generator) ->
         yield from order[: pairs - pairs % count].split(count)
 
 
+def _descend(
+    model: TrackerModel,
+    data: ClipData,
+    settings: Settings,
+    self_supervised: bool,
+    generator: torch.Generator,
+    chosen: Tensor,
+) -> dict[str, Tensor]:
+    """The losses of one iteration, as in `_losses`, whose gradients are left in the parameters."""
+    terms = _losses(model, data, chosen, settings, self_supervised, generator)
+    torch.stack(list(terms.values())).sum().backward()
+    return {name: term.detach() for name, term in terms.items()}
+
+
 def _losses(
     model: TrackerModel,
     data: ClipData,
     chosen: Tensor,
     settings: Settings,
-    share: float,
+    self_supervised: bool,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Every loss of one iteration on the chosen frame pairs int64 [P], weighted, by name."""
+    """Every loss of one iteration on the chosen frame pairs int64 [P], weighted, by name; cycle
+    and refined best buddies only where `self_supervised`."""
     weights, options, grid = settings.loss, settings.optimizer, data.grid
     size = (grid.height, grid.width)
     table = data.buddies
@@ -239,7 +262,6 @@ def _losses(
                 weights.dino_best_buddies * 0.5 * both / losses.DINO_DIVISOR
             )
 
-    self_supervised = share >= weights.self_supervised_start
     if self_supervised and weights.refined_best_buddies > 0:
         with torch.no_grad():
             tokens_of, weight = _refined_buddies(
@@ -362,7 +384,7 @@ def _set_learning_rates(
 
 
 def _finite(terms: dict[str, Tensor], iteration: int) -> dict[str, float]:
-    values = {name: float(term.detach()) for name, term in terms.items()}
+    values = {name: float(term) for name, term in terms.items()}
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
         raise OptimizationError(

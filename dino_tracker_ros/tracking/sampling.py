@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking.best_buddies import BestBuddies
-from dino_tracker_ros.tracking.token_grid import TokenGrid
+from dino_tracker_ros.tracking.token_grid import TokenGrid, constant
 from dino_tracker_ros.tracking.trajectories import Trajectories
 
 MOST_TRAJECTORIES = 65_536
@@ -206,5 +206,4 @@ def sample_points(
     nodes = torch.stack([index % grid.cols, index // grid.cols], dim=-1).float()
     jitter = torch.rand(nodes.shape, generator=generator, device=nodes.device) - 0.5
     points = grid.to_pixels(nodes + jitter)
-    limit = points.new_tensor([grid.width - 1, grid.height - 1])
-    return torch.minimum(points.clamp(min=0), limit)
+    return torch.minimum(points.clamp(min=0), constant((grid.width - 1, grid.height - 1), points))
