@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clips import Clip
 from benchmarks.machine import Ceilings
+from dino_tracker_ros.tracking.recording import unrecorded
 from dino_tracker_ros.tracking.settings import Settings
 from dino_tracker_ros.tracking.tracker import DinoTracker
 
@@ -39,10 +40,11 @@ class Work:
 def count_work(settings: Settings, clip: Clip, queries: NDArray[np.float32]) -> dict[str, Work]:
     """Runs everything once under PyTorch's eyes, which is slow, and returns each stage's work."""
     tracker = _CountingTracker(settings)
-    for frame in clip.frames:
-        tracker.observe(frame)
-    tracker.fit()
-    tracker.track(queries)
+    with unrecorded():
+        for frame in clip.frames:
+            tracker.observe(frame)
+        tracker.fit()
+        tracker.track(queries)
     return tracker.work
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from torch.nn import functional as F
 from dino_tracker_ros.tracking.errors import SettingError, WeightsError
 from dino_tracker_ros.tracking.pixels import imagenet_normalized, unit_range
 from dino_tracker_ros.tracking.precision import mixed, store_products_in
+from dino_tracker_ros.tracking.recording import Recording, own_stream
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.weights import WeightsCache
 
 _HEAD_CHANNELS = 64  # in every DINOv2
+RECORDINGS = 4
+"""Shapes of pictures that are kept recorded on a GPU; each takes the memory of one pass."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class Backbone:
             store_products_in(network, precision)
         self._network = network
         self._positions: dict[TokenGrid, Tensor] = {}
+        self._recordings: dict[tuple[object, ...], Recording[tuple[Tensor, ...]]] = {}
 
     def grid(self, height: int, width: int) -> TokenGrid:
         """Where the tokens of an image of this size lie."""
@@ -135,10 +140,22 @@ class Backbone:
         Raises:
             FrameError: the images have another shape or type.
         """
-        parts = [self._features(part, dtype) for part in images.split(batch)]
+        with own_stream(self.device):
+            parts = [self._replayed(part, dtype) for part in images.split(batch)]
         if len(parts) == 1:
             return parts[0]
         return tuple(torch.cat(maps) for maps in zip(*parts, strict=True))
+
+    def _replayed(self, images: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        images = images.to(self.device)
+        kind = images.shape, images.dtype, dtype
+        if kind not in self._recordings:
+            if len(self._recordings) == RECORDINGS:
+                del self._recordings[next(iter(self._recordings))]
+            self._recordings[kind] = Recording(partial(self._features, dtype=dtype))
+        recording = self._recordings[kind]
+        maps = recording(images)
+        return tuple(found.clone() for found in maps) if recording.recorded else maps
 
     def _features(self, images: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
         grid = self.grid(*images.shape[-2:])

@@ -8,7 +8,9 @@ and how similar they are.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import cv2
@@ -106,7 +108,9 @@ def find_best_buddies(
     tokens = features.flatten(2)
     pairs = list(pairs)
     used = set(chain.from_iterable(pairs))
-    nearest = {t: nearest_trajectory(trajectories, grid, t) for t in used}
+    with ThreadPoolExecutor() as pool:
+        look_up = partial(nearest_trajectory, trajectories, grid)
+        nearest = dict(zip(used, pool.map(look_up, used), strict=True))
     found: list[tuple[Tensor, ...]] = []
     for i, j in pairs:
         similarity = (tokens[i].T @ tokens[j]).float()

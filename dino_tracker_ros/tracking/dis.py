@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class GrayFrame:
 
 
 class Dis:
-    """Flow by dense inverse search on the CPU; see FlowEstimator.
+    """Flow by dense inverse search on the CPU, in any number of threads; see FlowEstimator.
 
     Args:
         preset: a key of DIS_PRESETS.
@@ -46,8 +47,9 @@ class Dis:
     """
 
     def __init__(self, preset: str, device: torch.device) -> None:
-        self._dis = cv2.DISOpticalFlow.create(DIS_PRESETS[preset])
+        self._preset = DIS_PRESETS[preset]
         self._device = device
+        self._of_thread = threading.local()
 
     def encode(self, images: Tensor) -> list[GrayFrame]:
         """See FlowEstimator.encode."""
@@ -56,9 +58,11 @@ class Dis:
 
     def flow(self, sources: Sequence[GrayFrame], targets: Sequence[GrayFrame]) -> Tensor:
         """See FlowEstimator.flow."""
+        if not hasattr(self._of_thread, "dis"):  # it computes one flow at a time
+            self._of_thread.dis = cv2.DISOpticalFlow.create(self._preset)
         flows = []
         for source, target in zip(sources, targets, strict=True):
-            found = self._dis.calc(source.gray, target.gray, None)  # type: ignore[call-overload]
+            found = self._of_thread.dis.calc(source.gray, target.gray, None)
             flow = torch.from_numpy(found[: source.height, : source.width])
             flows.append(flow.to(self._device).permute(2, 0, 1))
         return torch.stack(flows)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dino_tracker_ros.tracking.token_grid import constant
+from dino_tracker_ros.tracking.constants import constant
 
 DINO_DIVISOR = 700.0
 """The published divisor of the summed DINO best-buddy loss."""

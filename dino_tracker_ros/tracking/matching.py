@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dino_tracker_ros.tracking.constants import constant
 from dino_tracker_ros.tracking.head import TrackerHead, cost_map
-from dino_tracker_ros.tracking.token_grid import TokenGrid, constant
+from dino_tracker_ros.tracking.token_grid import TokenGrid
 
 
 def corners(points: Tensor, grid: TokenGrid) -> tuple[Tensor, Tensor]:

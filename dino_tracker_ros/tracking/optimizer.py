@@ -134,7 +134,7 @@ def optimize(
     stopped = "iterations"
     values: dict[str, float] = {}
     done = 0
-    recording: Recording | None = None
+    recording: Recording[dict[str, Tensor]] | None = None
     recorded = False  # whether with the self-supervised losses
     model.train()
     try:

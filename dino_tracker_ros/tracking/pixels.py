@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dino_tracker_ros.tracking.constants import constant
 from dino_tracker_ros.tracking.errors import FrameError
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -42,8 +43,8 @@ def _check(images: Tensor) -> None:
 
 def imagenet_normalized(images: Tensor) -> Tensor:
     """Float images in 0..1, [T, 3, H, W], with ImageNet's mean taken off and its spread made 1."""
-    mean = images.new_tensor(_IMAGENET_MEAN).view(3, 1, 1)
-    std = images.new_tensor(_IMAGENET_STD).view(3, 1, 1)
+    mean = constant(_IMAGENET_MEAN, images).view(3, 1, 1)
+    std = constant(_IMAGENET_STD, images).view(3, 1, 1)
     return (images - mean) / std
 
 

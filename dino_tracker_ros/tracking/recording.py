@@ -6,6 +6,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,38 +17,49 @@ _LOG = logging.getLogger(__name__)
 WARM_UP = 2
 """Calls before the recording: libraries choose their kernels, constants are made."""
 
-Work = Callable[[Tensor], dict[str, Tensor]]
+Values = TypeVar("Values")
+
+_allowed = True
 
 
-class Recording:
-    """Calls a function that computes gradients; on a GPU from the third call on as a recording.
+class Recording(Generic[Values]):
+    """Calls a function of one tensor; on a GPU from the third call on as a recording.
 
-    A GPU must be in `own_stream` then.
+    A GPU must be in `own_stream` for every call.
 
     Args:
-        work: from a tensor to named values, leaving gradients. Whatever the tensor holds, it has
-            to launch the same: shapes are fixed, and nothing waits for a value.
-        parameters: that have the gradients. They are cleared before every call.
-        generator: that the work draws from, on its device.
+        work: what to call. Whatever the tensor holds, it has to launch the same: shapes are fixed,
+            nothing is fetched from main memory, and nothing waits for a value.
+        parameters: whose gradients it leaves; they are cleared before every call.
+        generator: that it draws from, if it does.
     """
 
     def __init__(
-        self, work: Work, parameters: Iterable[nn.Parameter], generator: torch.Generator
+        self,
+        work: Callable[[Tensor], Values],
+        parameters: Iterable[nn.Parameter] = (),
+        generator: torch.Generator | None = None,
     ) -> None:
         self._work = work
         self._parameters = list(parameters)
         self._generator = generator
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._calls = 0
         # Before PyTorch 2.4 a recording would repeat its random numbers.
-        able = hasattr(torch.cuda.CUDAGraph, "register_generator_state")
-        self._calls_left = WARM_UP if generator.device.type == "cuda" and able else -1
+        self._able = hasattr(torch.cuda.CUDAGraph, "register_generator_state")
+        self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, given: Tensor) -> dict[str, Tensor]:
-        """The values, which the next call overwrites."""
-        if self._graph is None and self._calls_left == 0:
+    @property
+    def recorded(self) -> bool:
+        """Whether the next call overwrites what the last one returned."""
+        return self._graph is not None
+
+    def __call__(self, given: Tensor) -> Values:
+        """What the work returns."""
+        usable = _allowed and self._able and given.is_cuda
+        if usable and self._graph is None and self._calls >= WARM_UP:
             self._record(given)
-        if self._graph is None:
-            self._calls_left -= 1
+        if not usable or self._graph is None:
+            self._calls += 1
             self._clear()
             return self._work(given)
         self._given.copy_(given)
@@ -55,7 +68,8 @@ class Recording:
 
     def _record(self, given: Tensor) -> None:
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self._generator)
+        if self._generator is not None:
+            graph.register_generator_state(self._generator)
         self._given = given.clone()
         self._clear()
         stream = torch.cuda.current_stream(given.device)
@@ -64,8 +78,8 @@ class Recording:
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self._values = self._work(self._given)
         except RuntimeError as error:
-            _LOG.warning("the optimization runs unrecorded, and slower: %s", error)
-            self._calls_left = -1
+            _LOG.warning("the GPU runs unrecorded, and slower: %s", error)
+            self._able = False
             return
         self._graph = graph
 
@@ -75,16 +89,33 @@ class Recording:
 
 
 @contextmanager
+def unrecorded() -> Iterator[None]:
+    """No recording is made or replayed in the block, so that what runs can be looked at."""
+    global _allowed
+    before, _allowed = _allowed, False
+    try:
+        yield
+    finally:
+        _allowed = before
+
+
+@contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """On a GPU, a stream of its own, which a recording needs; what came before is waited for, and
-    what comes after waits."""
+    """On a GPU, a stream beside the usual one, which a recording needs; what came before is waited
+    for, and what comes after waits."""
     if device.type != "cuda":
         yield
         return
-    outer, inner = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    outer, inner = torch.cuda.current_stream(device), _beside(device)
     inner.wait_stream(outer)
     try:
         with torch.cuda.stream(inner):
             yield
     finally:
         outer.wait_stream(inner)
+
+
+@cache
+def _beside(device: torch.device) -> torch.cuda.Stream:
+    # Always the same: memory of one stream is of no use to another.
+    return torch.cuda.Stream(device)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking.best_buddies import BestBuddies
-from dino_tracker_ros.tracking.token_grid import TokenGrid, constant
+from dino_tracker_ros.tracking.constants import constant
+from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import Trajectories
 
 MOST_TRAJECTORIES = 65_536

@@ -8,11 +8,12 @@ loses the outer half patch (Tumanyan et al. 2024).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from dino_tracker_ros.tracking.constants import constant
 
 
 @dataclass(frozen=True)
@@ -121,17 +122,6 @@ class TokenGrid:
     def _count(self, side: int) -> int:
         # The last centre, offset + (count - 1) * stride, must not lie before pixel side - 1.
         return 1 + max(0, -int((self.offset - (side - 1)) // self.stride))
-
-
-def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """A vector [len(values)] of the type of `like` and where it is: made anew at every use, a GPU
-    would wait for it each time. Not to be written to."""
-    return _constant(values, like.device, like.dtype)
-
-
-@lru_cache(maxsize=256)
-def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.tensor(values, device=device, dtype=dtype)
 
 
 def _pad_axis(images: Tensor, before: int, after: int, *, horizontal: bool) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from dino_tracker_ros.tracking.backbone import load_backbone
 from dino_tracker_ros.tracking.best_buddies import choose_pairs, find_best_buddies
 from dino_tracker_ros.tracking.clip import Frame, WorkingSize, working_size
 from dino_tracker_ros.tracking.device import find_device, find_precision
+from dino_tracker_ros.tracking.dis import Dis
 from dino_tracker_ros.tracking.errors import ClipError, FrameError, QueryError
 from dino_tracker_ros.tracking.flow import load_flow
 from dino_tracker_ros.tracking.inference import RefinedClip, refine_clip, track
@@ -44,6 +46,9 @@ from dino_tracker_ros.tracking.trajectories import (
 )
 from dino_tracker_ros.tracking.weights import WeightsCache
 
+FLOW_THREADS = 4
+"""Frames whose flow a CPU computes at once, where the networks run elsewhere."""
+
 
 @dataclass(frozen=True)
 class _Observed:
@@ -56,7 +61,7 @@ class _Observed:
     placing: Tensor | None  # [C', rows', cols'], of unit length, frozen
     encoded: Any  # what the flow estimator needs
     mask: Tensor | None  # bool [rows * cols]
-    flow_from_previous: FlowPair | None
+    flow_from_previous: Future[FlowPair] | None
 
 
 class DinoTracker:
@@ -100,6 +105,9 @@ class DinoTracker:
             precision=precision,
             device=self.device,
         )
+        # Beside a GPU the CPU is idle.
+        beside = isinstance(self._flow, Dis) and self.device.type != "cpu"
+        self._flow_threads = ThreadPoolExecutor(FLOW_THREADS) if beside else None
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self.reset()
 
@@ -153,7 +161,7 @@ class DinoTracker:
         with self._stage("flow"):
             (encoded,) = self._flow.encode(image[None])
             before = self._frames[-1].encoded if self._frames else None
-            flow = None if before is None else self._both_ways(before, encoded)
+            flow = None if before is None else self._started_flow(before, encoded)
         self._frames.append(
             _Observed(
                 stamp=frame.stamp,
@@ -216,6 +224,8 @@ class DinoTracker:
             )
         options = self.settings.optimizer
         iterations = options.warm_iterations if self._fitted else options.iterations
+        with self._stage("flow"):
+            self._flows()  # which may still be under way
         data = self._clip_data(iterations)
         self._refined = None
         with self._stage("fit"):
@@ -239,6 +249,8 @@ class DinoTracker:
         queries = self._checked(queries, size)
         if len(queries) == 0:
             return self._no_tracks(queries, size)
+        with self._stage("flow"):
+            self._flows()
         working = queries.copy()
         working[:, 1:] = size.to_working(queries[:, 1:])
         with self._stage("track"):
@@ -356,7 +368,7 @@ class DinoTracker:
     def _flows(self) -> list[FlowPair]:
         """Flow between neighbouring frames, T-1 pairs."""
         pairs = [frame.flow_from_previous for frame in self._frames[1:]]
-        return [pair for pair in pairs if pair is not None]
+        return [pair.result() for pair in pairs if pair is not None]
 
     def _foreground(self, units: Tensor) -> Tensor:
         """bool [T, rows * cols]: the user's masks where there are any, else saliency."""
@@ -377,6 +389,13 @@ class DinoTracker:
         x = centres[..., 0].clamp(0, size.width - 1)
         y = centres[..., 1].clamp(0, size.height - 1)
         return mask[y, x].flatten().to(self.device)
+
+    def _started_flow(self, first: Any, second: Any) -> Future[FlowPair]:
+        if self._flow_threads is not None:
+            return self._flow_threads.submit(self._both_ways, first, second)
+        done: Future[FlowPair] = Future()
+        done.set_result(self._both_ways(first, second))
+        return done
 
     def _both_ways(self, first: Any, second: Any) -> FlowPair:
         there, back = self._flow.flow([first, second], [second, first])
