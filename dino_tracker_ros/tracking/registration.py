@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dino_tracker_ros.tracking.constants import constant
 from dino_tracker_ros.tracking.pixels import gray
 from dino_tracker_ros.tracking.settings import RegistrationSettings
 
@@ -272,9 +273,9 @@ def _template(
     seen = picture.new_zeros(len(points), side, side)
     order = frames.argsort(stable=True)
     upright = torch.eye(2, device=picture.device).expand(len(points), 2, 2)
-    reader = _reader(picture, frames[order])
-    warped = _warped(reader, _unit(picture), points[order], upright, wide)
-    seen[order] = warped.view(-1, side, side)
+    view = _view(points[order], upright, picture)
+    found = _seen(_reader(picture, frames[order]), view, wide)
+    seen[order] = found.view(-1, side, side)
     right_left = ((seen[:, 1:-1, 2:] - seen[:, 1:-1, :-2]) / 2).flatten(1)
     down_up = ((seen[:, 2:, 1:-1] - seen[:, :-2, 1:-1]) / 2).flatten(1)
     centred, contrast = _standardized(seen[:, 1:-1, 1:-1].flatten(1), weight)
@@ -323,39 +324,75 @@ def _refined(
     """
     if len(rows) == 0:
         return place, warp, place[:, 0]
-    reader, unit = _reader(pictures, frames), _unit(pictures)
     offsets, weight = template.offsets, template.weight[rows]
     values, contrast = template.values[rows], template.contrast[rows]
     solver = template.solver[rows]
-    still = torch.eye(2, device=place.device)
+    reader = _reader(pictures, frames)
+    view = _view(place, warp, pictures)
+    wanted = -values
     for _ in range(steps):
-        seen, spread = _standardized(_warped(reader, unit, place, warp, offsets), weight)
-        error = seen * (contrast / spread) - values
-        step = torch.bmm(solver, error[..., None])
+        seen, spread = _standardized(_seen(reader, view, offsets), weight)
+        error = torch.addcmul(wanted, seen, contrast / spread)
+        step = torch.bmm(solver, error[..., None])[..., 0]
         # The step moves the template; the inverse of it moves the picture.
-        warp = torch.bmm(warp, _inverse(step[:, 2:].view(-1, 2, 2) + still))
-        place = place - torch.bmm(warp, step[:, :2])[..., 0]
-    seen, spread = _standardized(_warped(reader, unit, place, warp, offsets), weight)
+        view = torch.bmm(view, _inverse_motion(step))
+    seen, spread = _standardized(_seen(reader, view, offsets), weight)
     alike = (seen * values * weight).sum(dim=1) / (spread * contrast)[:, 0]
-    return place, warp, alike
+    return *_place_and_warp(view, pictures), alike
 
 
-def _unit(pictures: Tensor) -> Tensor:
-    """How far a px of pictures [..., h, w] is where they reach from -1 to 1, [2], (x, y)."""
-    height, width = pictures.shape[-2:]
-    return pictures.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
+def _view(place: Tensor, warp: Tensor, pictures: Tensor) -> Tensor:
+    """How patches lie in pictures [T, h, w]: maps [B, 2, 3] from offsets (x, y, 1) px of a patch to
+    (x, y) from -1 to 1 over the picture.
+
+    Args:
+        place, warp: centres [B, 2] px and deformations [B, 2, 2].
+    """
+    scale, _ = _units(pictures)
+    centre = torch.addcmul(constant((-1.0, -1.0), place), place, scale)
+    return torch.cat([warp * scale[:, None], centre[..., None]], dim=2)
 
 
-def _warped(
-    reader: Reader, unit: Tensor, place: Tensor, warp: Tensor, offsets: Tensor
-) -> Tensor:
-    """Values [B, K] at warped offsets [K, 2] around places [B, 2] px of the pictures that are read;
-    `unit` is theirs, see `_unit`."""
+def _place_and_warp(view: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of `_view`."""
+    _, px = _units(pictures)
+    return (view[..., 2] + 1) * px, view[..., :2] * px[:, None]
+
+
+def _units(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """(x, y) [2]: how far a px is where pictures [T, h, w] reach from -1 to 1, and the inverse."""
+    width, height = max(pictures.shape[-1] - 1, 1), max(pictures.shape[-2] - 1, 1)
+    return (
+        constant((2 / width, 2 / height), pictures),
+        constant((width / 2, height / 2), pictures),
+    )
+
+
+def _seen(reader: Reader, view: Tensor, offsets: Tensor) -> Tensor:
+    """Values [B, K] of the pictures at offsets [K, 2] of patches, see `_view`."""
     # One product for all patches is many times faster than one for each.
-    spread = (warp * unit[:, None]).nan_to_num(0.0).flatten(0, 1) @ offsets.T
-    centre = (place * unit - 1).nan_to_num(0.0)
-    samples = spread.view(len(place), 2, -1) + centre[:, :, None]
-    return reader(samples.transpose(1, 2))
+    spread = view.nan_to_num(0.0).flatten(0, 1) @ F.pad(offsets, (0, 1), value=1.0).T
+    return reader(spread.view(len(view), 2, -1).transpose(1, 2))
+
+
+def _inverse_motion(step: Tensor) -> Tensor:
+    """The inverse of small motions as matrices [B, 3, 3]; of a singular one something large, which
+    acceptance refuses.
+
+    Args:
+        step: [B, 6], shift (x, y) and what is added to the four entries of an upright warp.
+    """
+    still = constant((1.0, 0.0, 0.0, 0.0, 1.0, 0.0), step)
+    parts = (step[:, 2:4], step[:, 0:1], step[:, 4:6], step[:, 1:2])
+    motion = torch.cat(parts, dim=1) + still  # rows (a, b, x) and (c, d, y)
+    # Cramer's rule: (b y - d x, c x - a y, a d - b c).
+    products = torch.linalg.cross(motion[:, :3], motion[:, 3:])
+    a, b, c, d = motion[:, 0], motion[:, 1], motion[:, 3], motion[:, 4]
+    det = products[:, 2]
+    det = torch.where(det.abs() < 1e-6, 1e-6, det)
+    zero = torch.zeros_like(det)
+    rows = [d, -b, products[:, 0], -c, a, products[:, 1], zero, zero, det]
+    return (torch.stack(rows, dim=1) / det[:, None]).view(-1, 3, 3)
 
 
 def _reader(pictures: Tensor, frames: Tensor) -> Reader:
@@ -400,13 +437,5 @@ def _volume_reader(pictures: Tensor, frames: Tensor) -> Reader:
 def _standardized(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Values [B, K] without their mean, and their standard deviation [B, 1], never zero."""
     centred = values - (values * weight).sum(dim=1, keepdim=True)
-    spread = (centred.square() * weight).sum(dim=1, keepdim=True).sqrt()
+    spread = centred.square().mul_(weight).sum(dim=1, keepdim=True).sqrt()
     return centred, spread.clamp(min=1e-3)
-
-
-def _inverse(matrix: Tensor) -> Tensor:
-    """Of [B, 2, 2]; of a singular one something large, which acceptance refuses."""
-    a, b, c, d = matrix.flatten(1).unbind(dim=1)
-    det = torch.addcmul(a * d, b, c, value=-1)
-    det = torch.where(det.abs() < 1e-6, 1e-6, det)
-    return torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / det[:, None, None]
