@@ -37,6 +37,9 @@ def benchmark(options: Options) -> Result:
         pieces = time_paper(options, clip.frames, queries)
         release_memory()
         runs += _runs(tracker, clip, queries, options.repeats - first_half)
+    seconds = {name: spread([each.seconds[name] for each in runs]) for name in (*STAGES, WHOLE)}
+    # Counting takes long: who stops it has at least these.
+    say(", ".join(f"{name} {number(taken.median)} s" for name, taken in seconds.items()))
     say("the work of each stage, and the machine's ceilings")
     tracker.reset()
     work = count_work(options.settings, clip, queries)
@@ -44,7 +47,6 @@ def benchmark(options: Options) -> Result:
     precision = find_precision(options.settings.precision, tracker.device)
     ceilings = measured_ceilings(tracker.device, precision)
 
-    seconds = {name: spread([each.seconds[name] for each in runs]) for name in (*STAGES, WHOLE)}
     scores = mean_accuracy([each.scores for each in runs])
     estimates = _estimates(work, seconds, ceilings, options.settings)
     tables = [_table(clip, options, seconds, work, ceilings, estimates)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ def moved(picture: Tensor, matrix: Tensor) -> Tensor:
     grid = F.affine_grid(matrix[None], [1, *picture.shape], align_corners=True)
     found = F.grid_sample(picture[None].float(), grid, padding_mode="border", align_corners=True)
     return found[0].round().byte()
+
+
+BLOCK = np.ones((8, 8, 1), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +211,20 @@ def test_bfloat16_changes_little(
     ]
     assert flows[1].dtype == torch.float32
     assert (flows[0] - flows[1]).norm(dim=0).mean() < 0.05
+
+
+def test_dis_in_several_threads_is_dis_in_one() -> None:
+    random = np.random.default_rng(0)
+    scene = torch.from_numpy(np.kron(random.integers(0, 255, (16, 24, 3), np.uint8), BLOCK))
+    pictures = torch.stack([scene[t : t + 96, 2 * t : 2 * t + 150] for t in range(8)])
+    dis = load_flow("dis", cache=WeightsCache(), device=torch.device("cpu"))
+    frames = dis.encode(pictures.permute(0, 3, 1, 2))
+    pairs = [([a], [b]) for a in frames for b in frames if a is not b]
+    alone = [dis.flow(*pair) for pair in pairs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda pair: dis.flow(*pair), pairs))
+    assert alone[0].abs().max() > 0.5
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_unknown_methods_and_wrong_images() -> None:

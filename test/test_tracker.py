@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -92,6 +94,43 @@ def test_tracks_are_what_they_promise(tracker: DinoTracker) -> None:
     assert (tracks.confidence[rows, times] > 0.99).all()
     assert ((tracks.confidence >= 0) & (tracks.confidence <= 1)).all()
     assert np.isfinite(tracks.points).all()
+
+
+def test_flow_of_other_threads_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beside a GPU: whoever needs flow waits for it."""
+    frames = textured(4, HEIGHT, WIDTH)
+    inline, threaded = (tiny_tracker(monkeypatch, quick()) for _ in range(2))
+    started = threading.Event()
+
+    def slow(first: Any, second: Any) -> Any:
+        assert started.wait(10)
+        return inline._both_ways(first, second)
+
+    monkeypatch.setattr(threaded, "_flow_threads", ThreadPoolExecutor(2))
+    monkeypatch.setattr(threaded, "_both_ways", slow)
+    for frame in frames:
+        inline.observe(frame)
+        threaded.observe(frame)  # does not wait
+    threading.Timer(0.2, started.set).start()
+    assert threaded.fit().losses == inline.fit().losses
+    assert same(threaded.track(QUERIES), inline.track(QUERIES))
+
+
+def test_flow_that_fails_in_a_thread_fails_the_fit(
+    tracker: DinoTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Any:
+        raise MemoryError("no memory for flow")
+
+    monkeypatch.setattr(tracker, "_flow_threads", ThreadPoolExecutor(1))
+    monkeypatch.setattr(tracker, "_both_ways", broken)
+    later = dataclasses.replace(frames_of(1, HEIGHT, WIDTH)[0], stamp=10**9)
+    tracker.observe(later)
+    with pytest.raises(MemoryError, match="no memory for flow"):
+        tracker.fit()
+    tracker.reset()
+    filled(tracker, 1)
+    assert len(tracker.track(QUERIES[:1]).points) == 1
 
 
 def test_no_queries_give_no_tracks(tracker: DinoTracker) -> None:

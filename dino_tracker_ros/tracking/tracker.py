@@ -24,6 +24,7 @@ from dino_tracker_ros.tracking.errors import ClipError, FrameError, QueryError
 from dino_tracker_ros.tracking.flow import load_flow
 from dino_tracker_ros.tracking.inference import RefinedClip, refine_clip, track
 from dino_tracker_ros.tracking.matching import unit_length
+from dino_tracker_ros.tracking.memory import return_reserve
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.optimizer import (
     ClipData,
@@ -230,6 +231,7 @@ class DinoTracker:
         self._refined = None
         with self._stage("fit"):
             report = optimize(self._model, data, self.settings, iterations, progress, cancelled)
+            return_reserve()  # a recording's memory is of no use to tracks
         self._fitted = True
         return report
 
