@@ -147,8 +147,8 @@ def optimize(
                 if cancelled is not None and cancelled():
                     stopped = "cancelled"
                     break
-                if math.isfinite(budget) and device.type == "cuda":
-                    torch.cuda.synchronize(device)  # what is only under way takes time, too
+                if math.isfinite(budget):
+                    _wait(device)  # what is only under way takes time, too
                 elapsed = time.monotonic() - started
                 if elapsed + (elapsed - begun) / max(done, 1) > budget:
                     stopped = "time_budget"
@@ -157,6 +157,7 @@ def optimize(
                 _set_learning_rates(optimizer, settings, done, share)
                 both = share >= settings.loss.self_supervised_start
                 if recording is None or recorded != both:
+                    _wait(device)
                     work = partial(_descend, model, data, settings, both, generator)
                     recording, recorded = Recording(work, model.parameters(), generator), both
                 terms = recording(next(batches))
@@ -171,12 +172,19 @@ def optimize(
                 _settle_normalization(model, data, settings)
             else:
                 model.load_state_dict(before)  # measuring has touched the batch statistics
+            _wait(device)
     except BaseException:
         model.load_state_dict(before)
         raise
     finally:
         model.eval()
     return FitReport(done, time.monotonic() - started, stopped, values)
+
+
+def _wait(device: torch.device) -> None:
+    """Until the device has done all it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def pairs_at_once(settings: Settings) -> int:

@@ -25,7 +25,7 @@ _allowed = True
 class Recording(Generic[Values]):
     """Calls a function of one tensor; on a GPU from the third call on as a recording.
 
-    A GPU must be in `own_stream` for every call.
+    A GPU must be in `own_stream` for every call, and have done its work before this is dropped.
 
     Args:
         work: what to call. Whatever the tensor holds, it has to launch the same: shapes are fixed,
@@ -44,8 +44,7 @@ class Recording(Generic[Values]):
         self._parameters = list(parameters)
         self._generator = generator
         self._calls = 0
-        # Before PyTorch 2.4 a recording would repeat its random numbers.
-        self._able = hasattr(torch.cuda.CUDAGraph, "register_generator_state")
+        self._able = torch.__version__ >= "2.4"  # before, replays repeat their random numbers
         self._graph: torch.cuda.CUDAGraph | None = None
 
     @property
@@ -68,7 +67,7 @@ class Recording(Generic[Values]):
 
     def _record(self, given: Tensor) -> None:
         graph = torch.cuda.CUDAGraph()
-        if self._generator is not None:
+        if self._generator is not None and torch.__version__ < "2.14":  # later it does so itself
             graph.register_generator_state(self._generator)
         self._given = given.clone()
         self._clear()
