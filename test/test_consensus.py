@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dino_tracker_ros.tracking import consensus as consensus_module
 from dino_tracker_ros.tracking.consensus import FEWEST, expect_from_neighbours
 
 SLOPE = torch.tensor([[1.08, -0.15], [0.12, 0.94]])
@@ -149,3 +150,19 @@ def test_neighbours_in_one_place_or_on_one_line_are_survived() -> None:
         assert places.isfinite().all() and affine.isfinite().all()
         assert (places - still).abs().max() < 0.5
         assert agreed[:, 1:].all()
+
+
+def test_parts_of_many_frames_are_as_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points of three query frames, seven at a time, so that a part holds more than one frame."""
+    _, _, tracks, found = scene()
+    home = torch.arange(30) % 3
+    queries = tracks[torch.arange(30), home]
+    found[::4, 1] = False
+    together = expect_from_neighbours(home, queries, tracks, found)
+    monkeypatch.setattr(consensus_module, "AT_ONCE", {"cpu": 7})
+    parts = expect_from_neighbours(home, queries, tracks, found)
+    assert together[0].agreed.float().mean() > 0.6
+    for one, other in zip(together, parts, strict=True):
+        torch.testing.assert_close(other.points, one.points, atol=1e-3, rtol=0)
+        torch.testing.assert_close(other.affine, one.affine, atol=1e-4, rtol=0)
+        assert torch.equal(other.agreed, one.agreed)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from dino_tracker_ros.tracking import registration as registration_module
 from dino_tracker_ros.tracking.registration import (
     COARSEST,
     Patches,
@@ -412,3 +413,26 @@ def test_what_is_found_more_alike_is_taken_over() -> None:
         assert not seen.points[:, t].any() and not seen.affine[:, t].any()
         assert torch.equal(seen.likeness[:, t], alike_before)
         assert torch.equal(seen.found[:, t], found_before)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 48])
+def test_frames_read_as_one_volume_are_frames_read_by_themselves(frames: int) -> None:
+    """As a GPU and as a CPU read them, inside and beyond the border."""
+    generator = torch.Generator().manual_seed(frames)
+    pictures = 255 * torch.rand(frames, 40, 60, generator=generator)
+    where = torch.randint(frames, (50,), generator=generator).sort().values
+    places = 2.4 * torch.rand(50, 30, 2, generator=generator) - 1.2
+    alone = registration_module._run_reader(pictures, where)(places)
+    volume = registration_module._volume_reader(pictures, where)(places)
+    assert alone.shape == (50, 30)
+    torch.testing.assert_close(volume, alone, atol=2e-3, rtol=0)
+
+
+def test_a_step_and_its_inverse_cancel() -> None:
+    step = 0.2 * torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    step[:, :2] *= 20
+    motion = torch.eye(3).repeat(20, 1, 1)
+    motion[:, :2, 2] = step[:, :2]
+    motion[:, :2, :2] += step[:, 2:].view(-1, 2, 2)
+    both = registration_module._inverse_motion(step) @ motion
+    torch.testing.assert_close(both, torch.eye(3).expand(20, 3, 3), atol=1e-4, rtol=0)
