@@ -16,7 +16,7 @@ from dino_tracker_ros.tracking.trajectories import FlowPair
 HEIGHT, WIDTH, FRAMES, TOKEN, LOOP = 160, 220, 10, 10.0, 1.5
 OPTIONS = HypothesesSettings(
     candidates=5, kept=6, match_error=0.5, flow_error=0.2, gate=3.0, most_price=10.0,
-    lost_price=6.0, jump_price=6.0,
+    lost_price=6.0, jump_price=4.0, jump_growth=1.0,
 )  # fmt: skip
 STEP = torch.tensor([3.0, 1.0])
 
@@ -144,6 +144,48 @@ def test_one_false_match_attracts_nothing() -> None:
     assert off_by(path, truth).max() < 0.5
 
 
+@pytest.mark.parametrize(("away", "goes"), [(40.0, True), (120.0, False)])
+def test_a_look_alike_draws_a_path_only_from_nearby(away: float, goes: bool) -> None:
+    """For four frames features see the point elsewhere, and nothing where it is."""
+    truth = line((40, 30))[None]
+    seen = truth.clone()
+    seen[:, 4:8] += torch.tensor([away, 0.0])
+    candidates = [matches(seen[:, t]) for t in range(FRAMES)]
+    options = replace(OPTIONS, jump_price=2.0, jump_growth=3.0)
+    # A price that is the same near and far.
+    anyhow = followed(
+        truth, candidates, even_flow(), price=Features(seen),
+        settings=replace(options, jump_growth=0.0),
+    )  # fmt: skip
+    assert off_by(anyhow, seen).max() < 2
+    path = followed(truth, candidates, even_flow(), price=Features(seen), settings=options)
+    assert off_by(path, seen if goes else truth).max() < 2
+
+
+@pytest.mark.parametrize("ends_left", [False, True])
+def test_a_jump_starts_from_the_path_beside_it(ends_left: bool) -> None:
+    """The cheaper of two paths is left behind where the next match is beside the other."""
+    left, right = line((40, 30)), line((140, 30))
+    end = (left if ends_left else right) + torch.tensor([0.0, 35.0])
+    candidates = [
+        joined(matches(left[None, t], price=3.0), matches(right[None, t])) for t in range(5)
+    ]
+    candidates += [matches(end[None, t]) for t in range(5, FRAMES)]
+    on_left, on_right, at_end = (Features(place[None]) for place in (left, right, end))
+
+    def price(frame: int, rows: Tensor, points: Tensor) -> Tensor:
+        if frame >= 5:
+            return at_end(frame, rows, points)
+        return torch.minimum(3 + on_left(frame, rows, points), on_right(frame, rows, points))
+
+    home = torch.zeros(1, dtype=torch.long)
+    options = replace(OPTIONS, jump_price=1.0, jump_growth=4.0)
+    path = follow(candidates, price, even_flow(), home, left[None, 0], TOKEN, LOOP, options)[0]
+    assert (path - end)[5:].norm(dim=-1).max() < 2
+    # To stay costs 12 until then, to go to the right at once 14.
+    assert (path - (left if ends_left else right))[1:5].norm(dim=-1).max() < 2
+
+
 def test_an_occluded_stretch_is_bridged() -> None:
     truth = line((40, 30))[None]
     # Features see nothing of frames 4 to 6, and flow is that of the occluder.
@@ -257,7 +299,7 @@ def test_twins_do_not_crowd_out_the_right_path() -> None:
     )
     price = Features(truth)
     price.truth = truth.clone()
-    price.truth[:, 1] = wrong[:, 1]
+    price.truth[:, 1] = wrong[:, 1] + torch.tensor([5.0, 0.0])  # and not cheaper in the end
     path = followed(truth, candidates, even_flow(), price=price, settings=replace(OPTIONS, kept=2))
     assert off_by(path, truth).max() < 1
 

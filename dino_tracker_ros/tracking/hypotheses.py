@@ -3,9 +3,10 @@
 Flow is precise but drifts, and loses a point behind an occluder; a feature match does not drift
 but is coarse, and may sit on the wrong leg. So a point is followed along several paths at once
 (Reid 1979, here as dynamic programming over time). In every frame a path goes on with the flow,
-drawn to the feature match beside it by a Kalman filter, or jumps to another match at a price; its
-price grows where its features are unlike the query's and where flow does not close its loop. The
-cheapest path is the track, smoothed backwards in time (Rauch, Tung, Striebel 1965).
+drawn to the feature match beside it by a Kalman filter, or jumps to another match at a price that
+rises with the distance; its price grows where its features are unlike the query's and where flow
+does not close its loop. The cheapest path is the track, smoothed backwards in time (Rauch, Tung,
+Striebel 1965).
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ NEVER = 1e6
 """Price of what cannot be."""
 MERGE = 0.4
 """Hypotheses nearer than this many tokens are one."""
+JUMP_LENGTH = 2.0
+"""From where flow led to where a jump begins to cost for its length, tokens."""
 
 Price = Callable[[int, Tensor, Tensor], Tensor]
 """(frame, rows int64 [B], points [B, 2]) to what features say against them being the points of
@@ -183,7 +186,7 @@ def _stepped(
 ) -> _Paths:
     """The best hypotheses of the next frame."""
     gone_on = _with_flow(paths, candidates, price, flow, loop_error, settings)
-    jumped = _with_jump(paths, candidates, settings)
+    jumped = _with_jump(paths, gone_on.before, candidates, token, settings)
     both = gone_on.beside(jumped)
     both = both.take(both.price.argsort(dim=1))
     worse_twin = _beside_a_better(both.points, MERGE * token)
@@ -251,18 +254,26 @@ def _with_flow(
     )
 
 
-def _with_jump(paths: _Paths, candidates: Candidates, settings: HypothesesSettings) -> _Paths:
-    """The cheapest path gone to every candidate, wherever it is."""
-    count, number = candidates.price.shape
-    best = paths.price.min(dim=1)
-    price = best.values[:, None] + settings.jump_price + candidates.price
+def _with_jump(
+    paths: _Paths,
+    moved: Tensor,
+    candidates: Candidates,
+    token: float,
+    settings: HypothesesSettings,
+) -> _Paths:
+    """To every candidate the path that gets there cheapest from where flow led it, [N, M, 2]."""
+    squared = (moved[:, :, None] - candidates.points[:, None]).square().sum(dim=-1)
+    # A heavy tail (Cauchy's): what was hidden may come back far away, what was seen rarely does.
+    length = settings.jump_growth * torch.log1p(squared / (JUMP_LENGTH * token) ** 2)
+    best = (paths.price[:, :, None] + length).min(dim=1)
+    price = best.values + settings.jump_price + candidates.price
     return _Paths(
         candidates.points,
         candidates.variance,
         price.clamp(max=NEVER),
         candidates.points,
         torch.full_like(candidates.variance, NEVER),
-        best.indices[:, None].expand(count, number),
+        best.indices,
         torch.ones_like(candidates.sure),
     )
 

@@ -275,7 +275,7 @@ class HypothesesSettings(SettingGroup):
         True, "follow several paths a point through flow and matches; false as published"
     )
     candidates: int = setting(
-        5, "matches looked at in a frame", unit="matches", minimum=1, maximum=100
+        8, "matches looked at in a frame", unit="matches", minimum=1, maximum=100
     )
     kept: int = setting(8, "paths kept from frame to frame", unit="paths", minimum=1, maximum=100)
     match_error: float = setting(
@@ -300,8 +300,12 @@ class HypothesesSettings(SettingGroup):
         "jump_price comes on top", minimum=0, maximum=1e4,
     )  # fmt: skip
     jump_price: float = setting(
-        9.0, "price of leaving flow for another match", minimum=0, maximum=1e4
+        6.0, "price of leaving flow for another match beside it", minimum=0, maximum=1e4
     )
+    jump_growth: float = setting(
+        4.0, "what its distance d adds to that, times ln(1 + (d/2 tokens)^2)",
+        minimum=0, maximum=1e4,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
