@@ -404,9 +404,9 @@ def test_a_candidate_is_what_was_seen_or_else_where_neighbours_carry_the_point()
     seen, carried = still(frames) / 2 + 1.0, nobody(frames)
     carried[:, 2] = QUERIES / 2 + 3.0
     found = torch.tensor([True, True, False, False]).expand(3, frames)
-    registration = Registration(
-        seen, torch.eye(2).expand(3, frames, 2, 2), torch.ones(3, frames), found
-    )
+    halfway = (1 + OPTIONS.likeness) / 2
+    likeness = torch.tensor([1.0, halfway, OPTIONS.likeness])[:, None].expand(3, frames)
+    registration = Registration(seen, torch.eye(2).expand(3, frames, 2, 2), likeness, found)
     nothing = torch.zeros(3, frames).bool()
     sightings = Sightings(registration, nothing, carried, nobody(4 * frames).view(4, 3, frames, 2))
     before = Candidates(
@@ -419,7 +419,9 @@ def test_a_candidate_is_what_was_seen_or_else_where_neighbours_carry_the_point()
     torch.testing.assert_close(places[1].points[:, 1], pyramid.to_working(seen[:, 1]))
     torch.testing.assert_close(places[2].points[:, 1], pyramid.to_working(carried[:, 2]))
     assert all(torch.equal(place.points[:, 0], QUERIES) for place in places)
-    assert places[1].price[:, 1].eq(-OPTIONS.reward).all()
+    # The more alike, the better; none is dearer than the best match of features.
+    expected = -OPTIONS.reward * torch.tensor([1.0, 0.5, 0.0])
+    torch.testing.assert_close(places[1].price[:, 1], expected, atol=1e-3, rtol=0)
     assert places[2].price[:, 1].eq(0.0).all()
     assert places[3].price[:, 1].eq(NEVER).all()
     assert places[1].variance[:, 1].sqrt().allclose(torch.tensor(OPTIONS.error))

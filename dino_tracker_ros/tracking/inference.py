@@ -18,7 +18,13 @@ from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_leng
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.registration import build_pyramid
 from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
-from dino_tracker_ros.tracking.sightings import Sightings, look, query_patches, with_sightings
+from dino_tracker_ros.tracking.sightings import (
+    Sightings,
+    how_alike,
+    look,
+    query_patches,
+    with_sightings,
+)
 from dino_tracker_ros.tracking.support import own_surface
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside
@@ -184,8 +190,8 @@ def _visibility(
     error = _round_trips(clip, query_frame, query_point, points, options.batch)
     confidence = _round_trip_confidence(error / clip.grid.spacing, cosine, options)
     if sightings is not None:
-        seen, limit = sightings.registration, settings.registration.likeness
-        alike = ((seen.likeness - limit) / (1 - limit + 1e-6)).clamp(0, 1)
+        seen = sightings.registration
+        alike = how_alike(seen.likeness, settings.registration)
         confidence = torch.where(sightings.missed, MISSED * confidence, confidence)
         confidence = torch.where(seen.found, 0.75 + 0.25 * alike, confidence)
     confidence[~inside(points, clip.grid.width, clip.grid.height, RIM)] = 0.0

@@ -333,8 +333,9 @@ class RegistrationSettings(SettingGroup):
         0.3, "error of an accepted registration", unit="px", minimum=0.001, maximum=100
     )
     reward: float = setting(
-        5.0, "what an accepted registration takes off a path's price", minimum=0, maximum=1e4
-    )
+        5.0, "what a registration takes off a path's price where the patch is the very same; "
+        "nothing where it is just accepted", minimum=0, maximum=1e4,
+    )  # fmt: skip
     rounds: int = setting(
         2, "times that paths and registrations correct each other", minimum=1, maximum=10
     )

@@ -295,16 +295,18 @@ def with_sightings(
     sightings: Sightings,
     settings: RegistrationSettings,
 ) -> list[Candidates]:
-    """One more candidate a frame: the registered place or, where there is none, the one that
-    neighbours carry the point to, no dearer than the best match of features."""
+    """One more candidate a frame: the registered place, the better the more alike its patch, or,
+    where there is none, the one that neighbours carry the point to. Neither is dearer than the
+    best match of features."""
     seen, carried = sightings.registration, ~sightings.carried.isnan().any(dim=-1)
     points = pyramid.to_working(torch.where(carried[..., None], sightings.carried, seen.points))
     carried_error = CARRIED_ERROR / pyramid.scale.mean()
+    reward = settings.reward * how_alike(seen.likeness, settings)
     result = []
     for t, frame in enumerate(candidates):
         found, told = seen.found[:, t, None], carried[:, t, None]
         error = torch.where(told, carried_error, settings.error)
-        price = torch.where(found, -settings.reward, torch.where(told, 0.0, NEVER))
+        price = torch.where(found, -reward[:, t, None], torch.where(told, 0.0, NEVER))
         result.append(
             Candidates(
                 torch.cat([frame.points, points[:, t, None]], dim=1),
@@ -314,3 +316,9 @@ def with_sightings(
             )
         )
     return result
+
+
+def how_alike(likeness: Tensor, settings: RegistrationSettings) -> Tensor:
+    """From 0 at the likeness that is just accepted at full sharpness, and below, to 1."""
+    limit = settings.likeness
+    return ((likeness - limit) / (1 - limit + 1e-6)).clamp(0, 1)
