@@ -33,7 +33,7 @@ NEVER = 1e6
 MERGE = 0.4
 """Hypotheses nearer than this many tokens are one."""
 JUMP_LENGTH = 2.0
-"""From where flow led to where a jump begins to cost for its length, tokens."""
+"""From which distance on a jump costs for its length, tokens."""
 
 Price = Callable[[int, Tensor, Tensor], Tensor]
 """(frame, rows int64 [B], points [B, 2]) to what features say against them being the points of
@@ -261,8 +261,12 @@ def _with_jump(
     token: float,
     settings: HypothesesSettings,
 ) -> _Paths:
-    """To every candidate the path that gets there cheapest from where flow led it, [N, M, 2]."""
-    squared = (moved[:, :, None] - candidates.points[:, None]).square().sum(dim=-1)
+    """To every candidate the path that gets there cheapest from where flow led it, [N, M, 2], or
+    from where it was: flow may be wrong."""
+    squared = torch.minimum(
+        (moved[:, :, None] - candidates.points[:, None]).square().sum(dim=-1),
+        (paths.points[:, :, None] - candidates.points[:, None]).square().sum(dim=-1),
+    )
     # A heavy tail (Cauchy's): what was hidden may come back far away, what was seen rarely does.
     length = settings.jump_growth * torch.log1p(squared / (JUMP_LENGTH * token) ** 2)
     best = (paths.price[:, :, None] + length).min(dim=1)
