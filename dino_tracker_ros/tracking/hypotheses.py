@@ -225,7 +225,7 @@ def _with_flow(
     # Neither picture nor flow holds such a step: it is no better than a jump.
     strain += settings.jump_price * (~in_image & (error > loop_error))
 
-    squared = (moved[:, :, None] - candidates.points[:, None]).square().sum(dim=-1)
+    squared = _squared_distances(moved, candidates.points)
     gate = 2 * settings.gate**2 * (spread[:, :, None] + candidates.variance[:, None])
     far = (squared / gate).masked_fill(candidates.price[:, None] >= NEVER, NEVER)
     # What is sure beats any feature match within reach.
@@ -264,8 +264,8 @@ def _with_jump(
     """To every candidate the path that gets there cheapest from where flow led it, [N, M, 2], or
     from where it was: flow may be wrong."""
     squared = torch.minimum(
-        (moved[:, :, None] - candidates.points[:, None]).square().sum(dim=-1),
-        (paths.points[:, :, None] - candidates.points[:, None]).square().sum(dim=-1),
+        _squared_distances(moved, candidates.points),
+        _squared_distances(paths.points, candidates.points),
     )
     # A heavy tail (Cauchy's): what was hidden may come back far away, what was seen rarely does.
     length = settings.jump_growth * torch.log1p(squared / (JUMP_LENGTH * token) ** 2)
@@ -280,6 +280,11 @@ def _with_jump(
         best.indices,
         torch.ones_like(candidates.sure),
     )
+
+
+def _squared_distances(points: Tensor, others: Tensor) -> Tensor:
+    """Between points [N, M, 2] and others [N, K, 2] of the same row, [N, M, K]."""
+    return (points[:, :, None] - others[:, None]).square().sum(dim=-1)
 
 
 def _beside_a_better(points: Tensor, distance: float) -> Tensor:
