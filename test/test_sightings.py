@@ -20,7 +20,13 @@ from dino_tracker_ros.tracking.registration import (
     register,
 )
 from dino_tracker_ros.tracking.settings import RegistrationSettings
-from dino_tracker_ros.tracking.sightings import Sightings, look, query_patches, with_sightings
+from dino_tracker_ros.tracking.sightings import (
+    Sightings,
+    look,
+    query_patches,
+    taken,
+    with_sightings,
+)
 
 HEIGHT, WIDTH = 120, 160
 OPTIONS = RegistrationSettings(longest_side=4096, radius=10, likeness=0.85, reach=16.0)
@@ -250,6 +256,46 @@ def test_neighbours_correct_a_path_that_saw_a_lookalike(
     seen = looked(monkeypatch, pyramid, path, Neighbours([said])).registration
     assert (seen.points[0, 1] - QUERIES[0]).norm() < 0.05
     assert seen.likeness[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_neighbours_place_elsewhere_must_be_more_alike(
+    monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """The first query's patch is covered in frame 2, where one is seen that looks like it.
+    Neighbours that were right about the point in frame 1 are believed; those that never were,
+    as about a thing of its own motion, are not."""
+    shown, wrong = lookalike()
+    covered = shown.levels[0][1].clone()
+    covered[20:60, 20:60] = flat()[20:60, 20:60]
+    pyramid = pyramid_of(texture(), texture(), covered)
+    path, said = still(3), still(3)
+    path[0, 2] = wrong
+    said[:, 0] = torch.nan
+    if not known:
+        said[0, 1] += 30.0
+    sightings = looked(monkeypatch, pyramid, path, Neighbours([said]))
+    seen = sightings.registration
+    assert OPTIONS.likeness < seen.likeness[0, 2] < 0.98
+    assert seen.found[0].tolist() == [True, True, not known]
+    assert sightings.missed[0, 2] == known
+
+
+def test_what_a_track_passes_by_is_missed() -> None:
+    """Found 2 and 4 px beside two tracks, and nowhere for the third; pictures of half the size."""
+    pyramid = Pyramid(pyramid_of(texture()).levels, torch.tensor([0.5, 0.5]))
+    beside = torch.tensor([[[4.0, 0.0]], [[0.0, 8.0]], [[0.0, 0.0]]])
+    seen = Registration(
+        pyramid.to_picture(still(1) + beside),
+        torch.eye(2).expand(3, 1, 2, 2),
+        torch.ones(3, 1),
+        torch.tensor([[True], [True], [False]]),
+    )
+    nothing = torch.zeros(3, 1).bool()
+    before = Sightings(seen, nothing, nobody(1), nobody(4).view(4, 3, 1, 2))
+    after = taken(before, pyramid, still(1))
+    assert after.registration.found.tolist() == [[True], [False], [False]]
+    assert after.missed.tolist() == [[False], [True], [False]]
 
 
 def test_looks_in_parts_are_as_all_together(monkeypatch: pytest.MonkeyPatch) -> None:

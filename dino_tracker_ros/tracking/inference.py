@@ -23,6 +23,7 @@ from dino_tracker_ros.tracking.sightings import (
     how_alike,
     look,
     query_patches,
+    taken,
     with_sightings,
 )
 from dino_tracker_ros.tracking.support import own_surface
@@ -170,6 +171,8 @@ def _paths(
             sightings = look(pyramid, patches, points, sightings, settings.registration)
             places = with_sightings(candidates, pyramid, sightings, settings.registration)
             points = followed(places)
+        if sightings is not None:
+            sightings = taken(sightings, pyramid, points)
     return points, sightings
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,16 @@ CONSENSUS_ROUNDS = 2
 
 VOUCHED = 0.1
 """How much less alike a blurred patch has to be where neighbours say that it is."""
+
+CONTRADICTED = 0.13
+"""How much more alike a patch has to be where neighbours say that it is elsewhere."""
+
+LOWER_QUARTER = 0.25
+"""Or, in a blurred frame, than this share of the patches that neighbours confirm there."""
+
+KNOWN = 1 / 8
+"""Share of what is found of a point that neighbours must confirm to be heard about it: a thing of
+its own motion may have but one point on it."""
 
 CARRIED_ERROR = 2.0
 """Error of a place that only neighbours tell, px of the pyramid's finest level."""
@@ -153,6 +163,7 @@ def look(
                 _look_at(search, there, frames, at, warp, at_last)
         told = _told(likely, other, seen)
         _carry_on(search, ~told.isnan().any(dim=-1), tried[2:])
+        seen.found.logical_and_(~_contradicted(likely, other, seen, settings))
     carried = torch.where(seen.found[..., None], torch.nan, told)
     return Sightings(seen, likely.agreed & ~seen.found, carried, tried)
 
@@ -245,6 +256,23 @@ def _tells(answer: Expected, seen: Registration) -> Tensor:
     return answer.agreed & trusted[:, None]
 
 
+def _contradicted(
+    likely: Expected, other: Expected, seen: Registration, settings: RegistrationSettings
+) -> Tensor:
+    """bool [N, T]: what was found where no neighbours place it, though they know the point, and is
+    less alike than what they confirm in that frame: something else that looks like it."""
+    told = seen.found & (likely.agreed | other.agreed)
+    there = torch.zeros_like(told)
+    for answer in (likely, other):
+        apart = (answer.points - seen.points).norm(dim=-1)
+        there |= told & answer.agreed & (apart < AGREEMENT)
+    known = there.sum(dim=1) > KNOWN * told.sum(dim=1)
+    confirmed = torch.where(there, seen.likeness, torch.nan)
+    limit = confirmed.nanquantile(LOWER_QUARTER, dim=0)  # NaN, which nothing is below, for none
+    limit = limit.clamp(max=settings.likeness + CONTRADICTED)
+    return told & ~there & known[:, None] & (seen.likeness < limit)
+
+
 def _seen_along(
     pyramid: Pyramid,
     patches: QueryPatches,
@@ -316,6 +344,23 @@ def with_sightings(
             )
         )
     return result
+
+
+def taken(sightings: Sightings, pyramid: Pyramid, points: Tensor) -> Sightings:
+    """The sightings that tracks went to. What was found elsewhere is not what was tracked: there
+    the patch is missed.
+
+    Args:
+        points: [N, T, 2], the tracks, working px.
+    """
+    seen = sightings.registration
+    apart = (seen.points - pyramid.to_picture(points)).norm(dim=-1)
+    passed = seen.found & (apart >= AGREEMENT)
+    return replace(
+        sightings,
+        registration=replace(seen, found=seen.found & ~passed),
+        missed=sightings.missed | passed,
+    )
 
 
 def how_alike(likeness: Tensor, settings: RegistrationSettings) -> Tensor:
