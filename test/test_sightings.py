@@ -24,7 +24,7 @@ from dino_tracker_ros.tracking.sightings import (
     Sightings,
     look,
     query_patches,
-    taken,
+    taken_by_tracks,
     with_sightings,
 )
 
@@ -293,7 +293,7 @@ def test_what_a_track_passes_by_is_missed() -> None:
     )
     nothing = torch.zeros(3, 1).bool()
     before = Sightings(seen, nothing, nobody(1), nobody(4).view(4, 3, 1, 2))
-    after = taken(before, pyramid, still(1))
+    after = taken_by_tracks(before, pyramid, still(1))
     assert after.registration.found.tolist() == [[True], [False], [False]]
     assert after.missed.tolist() == [[False], [True], [False]]
 

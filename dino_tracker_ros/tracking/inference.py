@@ -23,7 +23,7 @@ from dino_tracker_ros.tracking.sightings import (
     how_alike,
     look,
     query_patches,
-    taken,
+    taken_by_tracks,
     with_sightings,
 )
 from dino_tracker_ros.tracking.support import own_surface
@@ -172,7 +172,7 @@ def _paths(
             places = with_sightings(candidates, pyramid, sightings, settings.registration)
             points = followed(places)
         if sightings is not None:
-            sightings = taken(sightings, pyramid, points)
+            sightings = taken_by_tracks(sightings, pyramid, points)
     return points, sightings
 
 

@@ -95,7 +95,7 @@ class QueryPatches:
 
 @dataclass(frozen=True)
 class _Search:
-    """What is looked for and where it was found so far: `seen` is added to in place."""
+    """What is looked for and where it was found so far: `seen` is changed in place."""
 
     pyramid: Pyramid
     patches: QueryPatches
@@ -139,7 +139,8 @@ def look(
         pyramid: of the frames.
         patches: of N queries.
         points: [N, T, 2], where to look first, working px.
-        before: what an earlier look found; this one adds to it, in place.
+        before: what an earlier look found; this one adds to it, and takes from it what neighbours
+            contradict, in place.
     """
     query_frame, queries = patches.frames, patches.points
     start = pyramid.to_picture(points)
@@ -251,9 +252,14 @@ def _told(likely: Expected, other: Expected, seen: Registration) -> Tensor:
 def _tells(answer: Expected, seen: Registration) -> Tensor:
     """bool [N, T]: where neighbours say something, of points about which they are mostly right."""
     both = answer.agreed & seen.found
-    right = both & ((answer.points - seen.points).norm(dim=-1) < AGREEMENT)
-    trusted = 2 * right.sum(dim=1) > both.sum(dim=1)
+    trusted = 2 * _confirmed(answer, seen).sum(dim=1) > both.sum(dim=1)
     return answer.agreed & trusted[:, None]
+
+
+def _confirmed(answer: Expected, seen: Registration) -> Tensor:
+    """bool [N, T]: what was found where neighbours say that it is."""
+    apart = (answer.points - seen.points).norm(dim=-1)
+    return answer.agreed & seen.found & (apart < AGREEMENT)
 
 
 def _contradicted(
@@ -262,15 +268,12 @@ def _contradicted(
     """bool [N, T]: what was found where no neighbours place it, though they know the point, and is
     less alike than what they confirm in that frame: something else that looks like it."""
     told = seen.found & (likely.agreed | other.agreed)
-    there = torch.zeros_like(told)
-    for answer in (likely, other):
-        apart = (answer.points - seen.points).norm(dim=-1)
-        there |= told & answer.agreed & (apart < AGREEMENT)
-    known = there.sum(dim=1) > KNOWN * told.sum(dim=1)
-    confirmed = torch.where(there, seen.likeness, torch.nan)
-    limit = confirmed.nanquantile(LOWER_QUARTER, dim=0)  # NaN, which nothing is below, for none
+    confirmed = _confirmed(likely, seen) | _confirmed(other, seen)
+    known = confirmed.sum(dim=1) > KNOWN * told.sum(dim=1)
+    alike = torch.where(confirmed, seen.likeness, torch.nan)
+    limit = alike.nanquantile(LOWER_QUARTER, dim=0)  # NaN, which nothing is below, for none
     limit = limit.clamp(max=settings.likeness + CONTRADICTED)
-    return told & ~there & known[:, None] & (seen.likeness < limit)
+    return told & ~confirmed & known[:, None] & (seen.likeness < limit)
 
 
 def _seen_along(
@@ -346,7 +349,7 @@ def with_sightings(
     return result
 
 
-def taken(sightings: Sightings, pyramid: Pyramid, points: Tensor) -> Sightings:
+def taken_by_tracks(sightings: Sightings, pyramid: Pyramid, points: Tensor) -> Sightings:
     """The sightings that tracks went to. What was found elsewhere is not what was tracked: there
     the patch is missed.
 
