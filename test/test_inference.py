@@ -404,9 +404,10 @@ def test_a_point_beside_an_outline_is_found_by_its_own_side_of_it(
     queries = np.column_stack([np.zeros_like(y), np.full_like(y, EDGE - 3), y])
     truth = queries[:, None, 1:] + np.arange(len(moving))[:, None] * DRIFT
     if not told_apart:
-        monkeypatch.setattr(
-            inference_module, "own_surface", lambda *given: torch.ones(len(queries), len(given[-1]))
-        )
+        for told in ("own_surface", "own_support"):
+            monkeypatch.setattr(
+                inference_module, told, lambda *given: torch.ones(len(queries), len(given[-1]))
+            )
     motion = (np.arange(len(moving))[:, None] * DRIFT).tolist()
     tracker = known_tracker(monkeypatch, motion, quick())
     tracker._flow = PartingFlow(motion, silent=False)

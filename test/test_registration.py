@@ -333,7 +333,7 @@ def test_what_does_not_belong_to_the_surface_is_left_out() -> None:
     queries = torch.tensor([[147.0, y] for y in (60.0, 90.0, 120.0, 150.0)])
     start, rows = queries + shift + around(0.5, 4), torch.arange(4)
 
-    def own(offsets: Tensor) -> Tensor:
+    def own(level: int, offsets: Tensor) -> Tensor:
         return (queries[:, :1] + offsets[:, 0] < edge).float()
 
     found = {}

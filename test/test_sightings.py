@@ -133,6 +133,11 @@ def nobody(frames: int, count: int = len(QUERIES)) -> Tensor:
     return torch.full((count, frames, 2), torch.nan)
 
 
+def nowhere(points: Tensor) -> Tensor:
+    """Flow carries nothing anywhere."""
+    return torch.full_like(points, torch.nan)
+
+
 def looked(
     monkeypatch: pytest.MonkeyPatch,
     pyramid: Pyramid,
@@ -144,7 +149,7 @@ def looked(
     monkeypatch.setattr(sightings_module, "expect_from_neighbours", neighbours)
     home = torch.zeros(len(points)).long()
     patches = query_patches(pyramid, home, QUERIES[: len(points)], OPTIONS)
-    return look(pyramid, patches, points, before, OPTIONS)
+    return look(pyramid, patches, points, nowhere(points), before, OPTIONS)
 
 
 def sent_by_neighbours(tries: list[Try]) -> list[tuple[int, int, int]]:
@@ -365,7 +370,8 @@ def test_a_patch_begins_as_deformed_as_it_was_seen_last(
 def test_the_query_itself_is_seen_where_it_is(home: int) -> None:
     pyramid = pyramid_of(texture(), flat(), texture(seed=3))
     patches = query_patches(pyramid, torch.tensor([home] * 3), QUERIES, OPTIONS)
-    seen = look(pyramid, patches, still(3) + 3.0, None, OPTIONS).registration
+    start = still(3) + 3.0
+    seen = look(pyramid, patches, start, nowhere(start), None, OPTIONS).registration
     assert torch.equal(seen.points[:, home], QUERIES)
     assert seen.found.sum(dim=1).tolist() == [1, 1, 1]
     assert seen.found[:, home].all() and (seen.likeness[:, home] == 1).all()
@@ -398,7 +404,7 @@ def test_neighbours_carry_a_point_on_from_where_it_was_seen_last() -> None:
     paths = truth.clone()
     paths[0, 2] += torch.tensor([40.0, 0.0])
     patches = query_patches(pyramid, home, queries, OPTIONS)
-    seen = look(pyramid, patches, paths, None, OPTIONS).registration
+    seen = look(pyramid, patches, paths, nowhere(paths), None, OPTIONS).registration
     assert seen.found[1:, 1:].all() and not seen.found[1:, 0].any()
     assert seen.found[0].all()
     assert (seen.points[0, 2] - truth[0, 2]).norm() < 0.1

@@ -10,10 +10,11 @@ second one. Which side a point is on, its patch tells.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
+
+from dino_tracker_ros.tracking.affine import UNIT, solved, trios
 
 NEIGHBOURS = 16
 FEWEST = 4
@@ -23,12 +24,6 @@ AGREEMENT = 3.0
 AT_ONCE = {"cpu": 1024, "cuda": 8192}
 """Points that are asked for together, by kind of device: each takes a line of a table of all N
 points, which a CPU's cache holds; a GPU waits less between fewer and larger steps."""
-TRIALS = 32
-"""Maps of three neighbours that are tried."""
-RIDGE = 1e-4
-"""How strongly a map is kept from deforming where neighbours lie on a line."""
-UNIT = 50.0
-"""Distances are fitted in units of this many px, so that shift and slope count alike."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ def _agreed(design: Tensor, moved: Tensor, closeness: Tensor) -> tuple[Tensor, T
     Returns:
         Solutions [B, 3, 2] and residuals [B, k] px.
     """
-    trio = _trios(closeness > 0)  # [B, trials, 3]
+    trio = trios(closeness > 0)  # [B, trials, 3]
     usable = closeness.gather(1, trio.flatten(1)).view(trio.shape).gt(0).all(dim=-1)
     tried_design, tried_moved = (
         values.gather(1, trio.flatten(1)[..., None].expand(-1, -1, values.shape[-1])).unflatten(
@@ -135,50 +130,16 @@ def _agreed(design: Tensor, moved: Tensor, closeness: Tensor) -> tuple[Tensor, T
         )
         for values in (design, moved)
     )
-    trial = _solved(tried_design, tried_moved, torch.ones_like(tried_design[..., 0]))
+    trial = solved(tried_design, tried_moved, torch.ones_like(tried_design[..., 0]))
     residual = _residual(design[:, None], moved[:, None], trial)
     votes = (1 - (residual / AGREEMENT).square()).clamp(min=0) * closeness[:, None]
     best = votes.sum(dim=-1).masked_fill(~usable, -1.0).argmax(dim=1)
     weight = votes.gather(1, best[:, None, None].expand(-1, 1, votes.shape[-1]))[:, 0]
     for _ in range(2):
-        solution = _solved(design, moved, weight)
+        solution = solved(design, moved, weight)
         residual = _residual(design, moved, solution)
         weight = closeness * (residual < AGREEMENT)
     return solution, residual
-
-
-def _trios(usable: Tensor) -> Tensor:
-    """Three of the usable neighbours, bool [B, k], for each trial, int64 [B, trials, 3]."""
-    # Usable ones first, in their order, so that as many of them are drawn the same way.
-    order = (~usable).to(torch.uint8).argsort(dim=1, stable=True)
-    chosen = _draws(usable.shape[1], usable.device)[usable.sum(dim=1)]
-    return order.gather(1, chosen.flatten(1)).view(chosen.shape)
-
-
-@cache
-def _draws(places: int, device: torch.device) -> Tensor:
-    """Three different of the first n places for each trial, int64 [n, trials, 3], n to `places`.
-
-    The same trials for as many neighbours: a result does not depend on what else is asked.
-    """
-    generator = torch.Generator().manual_seed(0)
-    chance = torch.rand(TRIALS, places, generator=generator)
-    return torch.stack(
-        [
-            chance.masked_fill(torch.arange(places) >= max(n, 3), 2.0).argsort(dim=1)[:, :3]
-            for n in range(places + 1)
-        ]
-    ).to(device)
-
-
-def _solved(design: Tensor, moved: Tensor, weight: Tensor) -> Tensor:
-    """Weighted least squares [..., 3, 2]; only the slopes are damped, towards a plain shift."""
-    weighted = design.transpose(-1, -2) * weight[..., None, :]
-    squares = weighted @ design
-    scale = torch.diagonal(squares, dim1=-2, dim2=-1).mean(dim=-1).clamp(min=1e-6)
-    damping = torch.diag(design.new_tensor([1e-3, 1.0, 1.0]))
-    squares = squares + RIDGE * scale[..., None, None] * damping
-    return torch.linalg.solve(squares, weighted @ moved)
 
 
 def _residual(design: Tensor, moved: Tensor, solution: Tensor) -> Tensor:

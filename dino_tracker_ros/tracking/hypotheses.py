@@ -48,14 +48,28 @@ class Candidates:
         points: [N, K, 2], (x, y) px.
         variance: [N, K], px² an axis.
         price: [N, K], what speaks against each; NEVER where there is none.
-        sure: bool [N, K], found by registration or told by neighbours: a path near it takes its
-            price.
+        sure: bool [N, K], told by something else than features, such as registration: a path near
+            it takes its price.
     """
 
     points: Tensor
     variance: Tensor
     price: Tensor
     sure: Tensor
+
+    def with_told(self, points: Tensor, variance: Tensor, price: Tensor) -> Candidates:
+        """These and one more place for each point that something else than features tells.
+
+        Args:
+            points: [N, 2], (x, y) px.
+            variance, price: [N]; NEVER for points that nothing tells.
+        """
+        return Candidates(
+            torch.cat([self.points, points[:, None]], dim=1),
+            torch.cat([self.variance, variance[:, None]], dim=1),
+            torch.cat([self.price, price[:, None]], dim=1),
+            torch.cat([self.sure, price[:, None] < NEVER], dim=1),
+        )
 
 
 @dataclass(frozen=True)

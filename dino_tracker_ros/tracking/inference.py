@@ -6,7 +6,6 @@ Tumanyan et al. 2024, sec. 3.4.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,9 +23,11 @@ from dino_tracker_ros.tracking.sightings import (
     look,
     query_patches,
     taken_by_tracks,
+    with_carried,
     with_sightings,
 )
 from dino_tracker_ros.tracking.support import own_surface
+from dino_tracker_ros.tracking.surfaces import find_surfaces, own_support
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside
 
@@ -159,20 +160,25 @@ def _paths(
             placing.grid.spacing, settings.trajectories.loop_error, options,
         )  # fmt: skip
 
-    points, sightings = followed(candidates), None
-    if settings.registration.enabled:
-        pyramid = build_pyramid(clip.images, settings.registration.longest_side)
+    if not settings.registration.enabled:
+        return followed(candidates), None
+    pyramid = build_pyramid(clip.images, settings.registration.longest_side)
+    surfaces = find_surfaces(pyramid, clip.flows, query_frame, query_point)
+
+    def support(level: int, offsets: Tensor) -> Tensor:
         loop_error = settings.trajectories.loop_error
-        support = partial(own_surface, clip.flows, query_frame, query_point, loop_error)
-        patches = query_patches(
-            pyramid, query_frame, query_point, settings.registration, support
+        moves = own_surface(clip.flows, query_frame, query_point, loop_error, offsets)
+        return moves * own_support(surfaces, level, offsets)
+
+    patches = query_patches(pyramid, query_frame, query_point, settings.registration, support)
+    points, sightings = followed(with_carried(candidates, pyramid, surfaces.carried)), None
+    for _ in range(settings.registration.rounds):
+        sightings = look(
+            pyramid, patches, points, surfaces.carried, sightings, settings.registration
         )
-        for _ in range(settings.registration.rounds):
-            sightings = look(pyramid, patches, points, sightings, settings.registration)
-            places = with_sightings(candidates, pyramid, sightings, settings.registration)
-            points = followed(places)
-        if sightings is not None:
-            sightings = taken_by_tracks(sightings, pyramid, points)
+        points = followed(with_sightings(candidates, pyramid, sightings, settings.registration))
+    if sightings is not None:
+        sightings = taken_by_tracks(sightings, pyramid, points)
     return points, sightings
 
 

@@ -33,9 +33,9 @@ FLAT = 2.0
 """Standard deviation of the gray values, 0..255, below which a patch has nothing to hold on to."""
 
 
-Support = Callable[[Tensor], Tensor]
-"""Offsets [K, 2], working px, from N points to how surely what is there belongs to their surface,
-[N, K] in 0..1."""
+Support = Callable[[int, Tensor], Tensor]
+"""(level of the pyramid, offsets [side², 2] from N points, working px, row by row of a square) to
+how surely what is there belongs to the points' surface, [N, side²] in 0..1."""
 
 
 Reader = Callable[[Tensor], Tensor]
@@ -168,7 +168,7 @@ def build_templates(
         weight = _bell(offsets, radius).expand(len(points), -1)
         if support is not None:
             around = _square(radius + 1, level.device) * 2**number / pyramid.scale
-            weight = weight * _eroded(support(around))
+            weight = weight * _eroded(support(number, around))
             weight = weight / weight.sum(dim=1, keepdim=True)
         templates.append(_template(level, frames, points / 2**number, radius, offsets, weight))
     return templates

@@ -43,7 +43,8 @@ KNOWN = 1 / 8
 its own motion may have but one point on it."""
 
 CARRIED_ERROR = 2.0
-"""Error of a place that only neighbours tell, px of the pyramid's finest level."""
+"""Error of a place that only the motion of the point's surface tells, px of the pyramid's finest
+level."""
 
 AT_ONCE = {"cpu": 1024, "cuda": 8192}
 """Patches of all frames looked for together, by kind of device: with more, a CPU's cache is too
@@ -63,8 +64,9 @@ class Sightings:
     Attributes:
         registration: of the query's patch, px of the pyramid's finest level.
         missed: bool [N, T], not found where neighbours agree that it should be seen.
-        carried: [N, T, 2], where neighbours of the point's own surface carry it, px of the
-            pyramid's finest level; NaN where they say nothing or the patch was found.
+        carried: [N, T, 2], where its own surface carries the point, by neighbours or, where they
+            say nothing, by flow, px of the pyramid's finest level; NaN where neither says
+            anything, or the patch was found.
         tried: [4, N, T, 2], where neighbours sent the last look, NaN before the first: most of
             them and the others, going from the query's frame; the same, going from where the
             point was seen last.
@@ -130,6 +132,7 @@ def look(
     pyramid: Pyramid,
     patches: QueryPatches,
     points: Tensor,
+    carried: Tensor,
     before: Sightings | None,
     settings: RegistrationSettings,
 ) -> Sightings:
@@ -139,6 +142,8 @@ def look(
         pyramid: of the frames.
         patches: of N queries.
         points: [N, T, 2], where to look first, working px.
+        carried: [N, T, 2], where flow around them carries the queries, working px; NaN where
+            nothing is known.
         before: what an earlier look found; this one adds to it, and takes from it what neighbours
             contradict, in place.
     """
@@ -165,6 +170,7 @@ def look(
         told = _told(likely, other, seen)
         _carry_on(search, ~told.isnan().any(dim=-1), tried[2:])
         seen.found.logical_and_(~_contradicted(likely, other, seen, settings))
+    told = torch.where(told.isnan(), pyramid.to_picture(carried), told)
     carried = torch.where(seen.found[..., None], torch.nan, told)
     return Sightings(seen, likely.agreed & ~seen.found, carried, tried)
 
@@ -329,24 +335,38 @@ def with_sightings(
     """One more candidate a frame: the registered place, the better the more alike its patch, or,
     where there is none, the one that neighbours carry the point to. Neither is dearer than the
     best match of features."""
-    seen, carried = sightings.registration, ~sightings.carried.isnan().any(dim=-1)
-    points = pyramid.to_working(torch.where(carried[..., None], sightings.carried, seen.points))
-    carried_error = CARRIED_ERROR / pyramid.scale.mean()
+    seen, told = sightings.registration, ~sightings.carried.isnan().any(dim=-1)
+    points = torch.where(told[..., None], sightings.carried, seen.points)
     reward = settings.reward * how_alike(seen.likeness, settings)
-    result = []
-    for t, frame in enumerate(candidates):
-        found, told = seen.found[:, t, None], carried[:, t, None]
-        error = torch.where(told, carried_error, settings.error)
-        price = torch.where(found, -reward[:, t, None], torch.where(told, 0.0, NEVER))
-        result.append(
-            Candidates(
-                torch.cat([frame.points, points[:, t, None]], dim=1),
-                torch.cat([frame.variance, error.square()], dim=1),
-                torch.cat([frame.price, price], dim=1),
-                torch.cat([frame.sure, found | told], dim=1),
-            )
-        )
-    return result
+    price = torch.where(seen.found, -reward, torch.where(told, 0.0, NEVER))
+    carried_error = CARRIED_ERROR / pyramid.scale.mean()
+    variance = torch.where(told, carried_error, settings.error).square()
+    return _with_told(candidates, pyramid.to_working(points), variance, price)
+
+
+def with_carried(
+    candidates: Sequence[Candidates], pyramid: Pyramid, carried: Tensor
+) -> list[Candidates]:
+    """One more candidate a frame, where the query's surface carries it: no dearer than the best
+    match of features.
+
+    Args:
+        carried: [N, T, 2], working px; NaN where nothing is known.
+    """
+    known = ~carried.isnan().any(dim=-1)
+    price = torch.where(known, 0.0, NEVER)
+    variance = (CARRIED_ERROR / pyramid.scale.mean()).square().expand_as(price)
+    return _with_told(candidates, carried.nan_to_num(0.0), variance, price)
+
+
+def _with_told(
+    candidates: Sequence[Candidates], points: Tensor, variance: Tensor, price: Tensor
+) -> list[Candidates]:
+    """One more candidate a frame, of points [N, T, 2], variance [N, T] and price [N, T]."""
+    return [
+        frame.with_told(points[:, t], variance[:, t], price[:, t])
+        for t, frame in enumerate(candidates)
+    ]
 
 
 def taken_by_tracks(sightings: Sightings, pyramid: Pyramid, points: Tensor) -> Sightings:

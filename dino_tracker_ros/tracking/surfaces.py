@@ -1,0 +1,185 @@
+"""The surface that a query is on, where an outline passes it: how it moves, and what belongs to it.
+
+Of the two motions around a query (`motions`) its own is the one along which the picture stays what
+it is. One side in time may not tell, because there the query is hidden: of the frames before and
+those after, the half that speaks for a motion counts, as in stereo with occlusions (Kang, Szeliski
+and Chai 2001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dino_tracker_ros.tracking.motions import (
+    AT_ONCE,
+    CARRY,
+    NEAR,
+    Motions,
+    design,
+    followed,
+    square,
+    surroundings,
+    two_motions,
+)
+from dino_tracker_ros.tracking.registration import Pyramid
+from dino_tracker_ros.tracking.trajectories import FlowPair, sample_map
+
+NOISE = 6.0
+"""How far gray values of one place may be apart in two frames, 0..255."""
+WORST = 9.0
+"""Largest cost of a pixel, in squares of that: what hides it may look like anything."""
+WINDOW = 2
+"""Costs are means over a square that reaches this many samples to each side."""
+CLEAR = 0.5
+"""How much less a query's own motion must cost than the other, …"""
+SURE = 0.5
+"""… and how much less for all that it costs itself: it may be that neither fits."""
+EXPLAINED = 0.75
+"""Share of its surroundings that the two must tell: about limbs there are more than two."""
+STEEP = 4.0
+"""How fast what belongs to a surface falls off with cost, …"""
+DOUBT = 2.0
+"""… from a little above one half where both motions fit it alike."""
+
+
+@dataclass(frozen=True)
+class Surfaces:
+    """The surfaces that N queries of T frames are on.
+
+    Attributes:
+        pyramid: of the frames, a little smoother.
+        query_frame: int64 [N].
+        query_point: [N, 2], (x, y) working px.
+        motions: around the queries, working px.
+        own: int64 [N], which of the two is the query's.
+        parted: bool [N], there are two, and it is clear which one is the query's.
+        carried: [N, T, 2], where that one carries it, working px; NaN where nothing is known.
+    """
+
+    pyramid: Pyramid
+    query_frame: Tensor
+    query_point: Tensor
+    motions: Motions
+    own: Tensor
+    parted: Tensor
+    carried: Tensor
+
+
+def find_surfaces(
+    pyramid: Pyramid, flows: Sequence[FlowPair], query_frame: Tensor, query_point: Tensor
+) -> Surfaces:
+    """The surfaces that queries are on.
+
+    Args:
+        pyramid: of T frames.
+        flows: T-1 pairs of flow between frames t and t+1.
+        query_frame: int64 [N].
+        query_point: [N, 2], (x, y) working px.
+    """
+    pyramid = replace(pyramid, levels=[_smooth(level) for level in pyramid.levels])
+    motions = two_motions(surroundings(flows, query_frame, query_point, NEAR))
+    window = square(WINDOW, 1.0, query_point) / pyramid.scale
+    costs = _costs(pyramid, query_frame, query_point, motions, 0, window)
+    costs = costs[..., costs.shape[-1] // 2]  # at the queries, [2, N]
+    least, own = costs.min(dim=0)
+    clear = costs.amax(dim=0) - least > (SURE * least).clamp(min=CLEAR)
+    parted = motions.both & (motions.explained >= EXPLAINED) & clear
+    return Surfaces(
+        pyramid,
+        query_frame,
+        query_point,
+        motions,
+        own,
+        parted,
+        _carried(flows, query_frame, query_point, motions, own, parted),
+    )
+
+
+def own_support(surfaces: Surfaces, level: int, offsets: Tensor) -> Tensor:
+    """How surely what surrounds queries belongs to their surface, by what it looks like later.
+
+    Args:
+        level: of the pyramid that is looked at.
+        offsets: [side², 2] from each query, working px, a square lattice row by row.
+
+    Returns:
+        [N, side²] in 0..1; one where nothing is known.
+    """
+    support = surfaces.query_point.new_ones(len(surfaces.query_point), len(offsets))
+    rows = torch.nonzero(surfaces.parted)[:, 0]
+    frames, points = surfaces.query_frame[rows], surfaces.query_point[rows]
+    motions = replace(surfaces.motions, maps=surfaces.motions.maps[:, rows])
+    first, second = _costs(surfaces.pyramid, frames, points, motions, level, offsets)
+    margin = torch.where(surfaces.own[rows, None] == 0, second - first, first - second)
+    support[rows] = torch.sigmoid(STEEP * margin + DOUBT)
+    return support
+
+
+def _costs(
+    pyramid: Pyramid,
+    frames: Tensor,
+    points: Tensor,
+    motions: Motions,
+    level: int,
+    offsets: Tensor,
+) -> Tensor:
+    """How much the picture around points changes along both motions, [2, N, side²] in 0..WORST."""
+    pictures, side = pyramid.levels[level], round(len(offsets) ** 0.5)
+    places = points[:, None] + offsets
+    moves = design(offsets) @ motions.maps  # [2, N, D, side², 2]
+    costs = moves.new_full((2, len(points), len(offsets)), WORST)
+
+    def seen(frame: int, at: Tensor) -> Tensor:
+        on_level = pyramid.to_picture(at) / 2**level
+        return sample_map(pictures[frame, None], on_level.reshape(-1, 2)).view(at.shape[:-1])
+
+    for frame in frames.unique().tolist():
+        rows = torch.nonzero(frames == frame)[:, 0]
+        here = seen(frame, places[rows])
+        for forward in (True, False):
+            changes = [
+                ((seen(frame + step, places[rows] + moves[:, rows, k]) - here) / NOISE)
+                .square()
+                .clamp(max=WORST)
+                for k, step in enumerate(motions.frames)
+                if (step > 0) == forward and 0 <= frame + step < len(pictures)
+            ]
+            if changes:
+                change = torch.stack(changes).mean(dim=0).view(-1, 1, side, side)
+                change = F.pad(change, (WINDOW,) * 4, mode="replicate")
+                mean = F.avg_pool2d(change, 2 * WINDOW + 1, stride=1).view(2, len(rows), -1)
+                costs[:, rows] = torch.minimum(costs[:, rows], mean)
+    return costs
+
+
+def _carried(
+    flows: Sequence[FlowPair],
+    query_frame: Tensor,
+    query_point: Tensor,
+    motions: Motions,
+    own: Tensor,
+    parted: Tensor,
+) -> Tensor:
+    """Where their own motions carry the parted queries, see `Surfaces.carried`."""
+    frames = len(flows) + 1
+    places = query_point.new_full((len(query_point), frames, 2), torch.nan)
+    for rows in torch.nonzero(parted)[:, 0].split(AT_ONCE):
+        steps = surroundings(flows, query_frame[rows], query_point[rows], min(CARRY, frames - 1))
+        maps, known = followed(steps, motions.members[own[rows], rows])
+        for k, step in enumerate(steps.frames):
+            some = rows[known[:, k]]
+            places[some, query_frame[some] + step] = query_point[some] + maps[known[:, k], k, 0]
+    return places
+
+
+def _smooth(pictures: Tensor) -> Tensor:
+    """Pictures [T, h, w] with each pixel a weighted mean of itself and its neighbours."""
+    taps = pictures.new_tensor([1.0, 2.0, 1.0]) / 4
+    padded = F.pad(pictures[:, None], (1, 1, 1, 1), mode="replicate")
+    padded = F.conv2d(padded, taps.view(1, 1, 1, 3))
+    return F.conv2d(padded, taps.view(1, 1, 3, 1))[:, 0]
