@@ -122,10 +122,12 @@ def test_where_neither_motion_fits_nothing_is_said() -> None:
     assert not surfaces(OUTLINE + 4, pyramid).parted.any()
 
 
-def test_away_from_outlines_there_is_nothing_to_tell_apart() -> None:
-    for x in (30.0, 200.0):
-        found = surfaces(x)
-        assert not found.parted.any() and found.carried.isnan().all()
+@pytest.mark.parametrize(("x", "pace"), [(30.0, LEFT), (200.0, RIGHT)])
+def test_away_from_outlines_the_only_motion_carries(x: float, pace: tuple[int, int]) -> None:
+    found = surfaces(x)
+    assert not found.parted.any()
+    others = torch.arange(FRAMES) != MIDDLE
+    assert (found.carried[0] - expected(x, pace))[others].norm(dim=-1).max() < 0.2
 
 
 @pytest.mark.parametrize("heeded", [True, False])
@@ -152,6 +154,7 @@ def test_about_limbs_nothing_is_said(monkeypatch: pytest.MonkeyPatch, heeded: bo
     )
     assert found.motions.both.all()
     assert found.parted.all() == (not heeded)
+    assert found.carried.isnan().all() == heeded
 
 
 def test_a_single_frame_tells_nothing() -> None:

@@ -32,8 +32,10 @@ LEAST = 0.06
 """Share of the surroundings that a motion must have to count."""
 CARRY = 48
 """Frames to either side that a motion is followed for once it is known."""
+KEPT = 0.25
+"""Share of its places that must still go along with it there, …"""
 FEWEST = 5
-"""Places that must still go along with it there."""
+"""… and how many at the least."""
 AT_ONCE = 128
 """Points whose motions are fitted together."""
 FAR = 9.0
@@ -153,7 +155,8 @@ def followed(steps: Steps, members: Tensor) -> tuple[Tensor, Tensor]:
         apart = (steps.design @ maps - steps.moved).norm(dim=-1) / (3 * SAME)
         agree = weight * (1 - apart.square()).clamp(min=0)
         maps = solved(steps.design, steps.moved, agree)
-    return maps, (agree > 0).sum(dim=2) >= FEWEST
+    fewest = (KEPT * members.sum(dim=1, keepdim=True)).clamp(min=FEWEST)
+    return maps, (agree > 0).sum(dim=2) >= fewest
 
 
 def _chunks(steps: Steps) -> list[Tensor]:

@@ -31,6 +31,8 @@ from dino_tracker_ros.tracking.trajectories import FlowPair, sample_map
 
 NOISE = 6.0
 """How far gray values of one place may be apart in two frames, 0..255."""
+SLACK = 0.5
+"""How far a motion may miss such a place, px: on a steep edge gray values then differ by more."""
 WORST = 9.0
 """Largest cost of a pixel, in squares of that: what hides it may look like anything."""
 WINDOW = 2
@@ -40,7 +42,8 @@ CLEAR = 0.5
 SURE = 0.5
 """… and how much less for all that it costs itself: it may be that neither fits."""
 EXPLAINED = 0.75
-"""Share of its surroundings that the two must tell: about limbs there are more than two."""
+"""Share of its surroundings that must go along with a query's motion or the other: about limbs
+there are more than two."""
 STEEP = 4.0
 """How fast what belongs to a surface falls off with cost, …"""
 DOUBT = 2.0
@@ -56,9 +59,10 @@ class Surfaces:
         query_frame: int64 [N].
         query_point: [N, 2], (x, y) working px.
         motions: around the queries, working px.
-        own: int64 [N], which of the two is the query's.
+        own: int64 [N], which motion is the query's.
         parted: bool [N], there are two, and it is clear which one is the query's.
-        carried: [N, T, 2], where that one carries it, working px; NaN where nothing is known.
+        carried: [N, T, 2], where that one carries it, or the only one there is, working px; NaN
+            where nothing is known.
     """
 
     pyramid: Pyramid
@@ -88,16 +92,12 @@ def find_surfaces(
     costs = costs[..., costs.shape[-1] // 2]  # at the queries, [2, N]
     least, own = costs.min(dim=0)
     clear = costs.amax(dim=0) - least > (SURE * least).clamp(min=CLEAR)
-    parted = motions.both & (motions.explained >= EXPLAINED) & clear
-    return Surfaces(
-        pyramid,
-        query_frame,
-        query_point,
-        motions,
-        own,
-        parted,
-        _carried(flows, query_frame, query_point, motions, own, parted),
-    )
+    told = motions.explained >= EXPLAINED
+    parted = told & motions.both & clear
+    own = torch.where(motions.both, own, 0)
+    known = parted | (told & ~motions.both)
+    carried = _carried(flows, query_frame, query_point, motions, own, known)
+    return Surfaces(pyramid, query_frame, query_point, motions, own, parted, carried)
 
 
 def own_support(surfaces: Surfaces, level: int, offsets: Tensor) -> Tensor:
@@ -134,17 +134,19 @@ def _costs(
     moves = design(offsets) @ motions.maps  # [2, N, D, side², 2]
     costs = moves.new_full((2, len(points), len(offsets)), WORST)
 
-    def seen(frame: int, at: Tensor) -> Tensor:
+    def seen(values: Tensor, at: Tensor) -> Tensor:
         on_level = pyramid.to_picture(at) / 2**level
-        return sample_map(pictures[frame, None], on_level.reshape(-1, 2)).view(at.shape[:-1])
+        return sample_map(values[None], on_level.reshape(-1, 2)).view(at.shape[:-1])
 
     for frame in frames.unique().tolist():
         rows = torch.nonzero(frames == frame)[:, 0]
-        here = seen(frame, places[rows])
+        here = seen(pictures[frame], places[rows])
+        allowed = NOISE**2 + SLACK**2 * seen(_steepness(pictures[frame]), places[rows])
         for forward in (True, False):
             changes = [
-                ((seen(frame + step, places[rows] + moves[:, rows, k]) - here) / NOISE)
+                (seen(pictures[frame + step], places[rows] + moves[:, rows, k]) - here)
                 .square()
+                .div(allowed)
                 .clamp(max=WORST)
                 for k, step in enumerate(motions.frames)
                 if (step > 0) == forward and 0 <= frame + step < len(pictures)
@@ -163,18 +165,26 @@ def _carried(
     query_point: Tensor,
     motions: Motions,
     own: Tensor,
-    parted: Tensor,
+    known: Tensor,
 ) -> Tensor:
-    """Where their own motions carry the parted queries, see `Surfaces.carried`."""
+    """Where their own motions, if known, carry queries, see `Surfaces.carried`."""
     frames = len(flows) + 1
     places = query_point.new_full((len(query_point), frames, 2), torch.nan)
-    for rows in torch.nonzero(parted)[:, 0].split(AT_ONCE):
+    for rows in torch.nonzero(known)[:, 0].split(AT_ONCE):
         steps = surroundings(flows, query_frame[rows], query_point[rows], min(CARRY, frames - 1))
-        maps, known = followed(steps, motions.members[own[rows], rows])
+        maps, kept = followed(steps, motions.members[own[rows], rows])
         for k, step in enumerate(steps.frames):
-            some = rows[known[:, k]]
-            places[some, query_frame[some] + step] = query_point[some] + maps[known[:, k], k, 0]
+            some = rows[kept[:, k]]
+            places[some, query_frame[some] + step] = query_point[some] + maps[kept[:, k], k, 0]
     return places
+
+
+def _steepness(picture: Tensor) -> Tensor:
+    """Squared slope of a picture [h, w], [h, w]."""
+    padded = F.pad(picture[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    across = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
+    down = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
+    return across.square() + down.square()
 
 
 def _smooth(pictures: Tensor) -> Tensor:
