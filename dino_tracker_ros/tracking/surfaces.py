@@ -189,7 +189,7 @@ def _steepness(picture: Tensor) -> Tensor:
 
 def _smooth(pictures: Tensor) -> Tensor:
     """Pictures [T, h, w] with each pixel a weighted mean of itself and its neighbours."""
-    taps = pictures.new_tensor([1.0, 2.0, 1.0]) / 4
-    padded = F.pad(pictures[:, None], (1, 1, 1, 1), mode="replicate")
-    padded = F.conv2d(padded, taps.view(1, 1, 1, 3))
-    return F.conv2d(padded, taps.view(1, 1, 3, 1))[:, 0]
+    # Sums of slices: on a CPU a convolution of one channel takes four times as long.
+    padded = F.pad(pictures[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    padded = (padded[:, :, :-2] + padded[:, :, 2:]) / 4 + padded[:, :, 1:-1] / 2
+    return (padded[:, :-2] + padded[:, 2:]) / 4 + padded[:, 1:-1] / 2
