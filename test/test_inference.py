@@ -404,7 +404,7 @@ def test_a_point_beside_an_outline_is_found_by_its_own_side_of_it(
     queries = np.column_stack([np.zeros_like(y), np.full_like(y, EDGE - 3), y])
     truth = queries[:, None, 1:] + np.arange(len(moving))[:, None] * DRIFT
     if not told_apart:
-        for told in ("own_surface", "own_support"):
+        for told in ("moving_along", "own_support"):
             monkeypatch.setattr(
                 inference_module, told, lambda *given: torch.ones(len(queries), len(given[-1]))
             )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.support import own_surface
+from dino_tracker_ros.tracking.support import moving_along
 from dino_tracker_ros.tracking.trajectories import FlowPair
 
 HEIGHT, WIDTH, EDGE = 80, 100, 50
@@ -31,7 +31,7 @@ def parting(left: float, right: float) -> Tensor:
 
 
 def support(flows: list[FlowPair], frame: int, offsets: Tensor = OFFSETS) -> Tensor:
-    return own_surface(flows, torch.tensor([frame]), POINT, 1.5, offsets)
+    return moving_along(flows, torch.tensor([frame]), POINT, 1.5, offsets)
 
 
 def test_the_other_side_of_an_outline_is_left_out() -> None:
@@ -73,7 +73,7 @@ def test_each_point_is_judged_in_its_own_frame() -> None:
     flows = [(still(), still()), (still(), still()), (parting(0.0, 4.0), parting(0.0, -4.0))]
     frames = torch.tensor([3, 0, 2])
     points = torch.tensor([[45.0, 40.0], [45.0, 40.0], [55.0, 30.0]])
-    found = own_surface(flows, frames, points, 1.5, torch.tensor([[-8.0, 0.0], [8.0, 0.0]]))
+    found = moving_along(flows, frames, points, 1.5, torch.tensor([[-8.0, 0.0], [8.0, 0.0]]))
     expected = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
 

@@ -26,7 +26,7 @@ from dino_tracker_ros.tracking.sightings import (
     with_carried,
     with_sightings,
 )
-from dino_tracker_ros.tracking.support import own_surface
+from dino_tracker_ros.tracking.support import moving_along
 from dino_tracker_ros.tracking.surfaces import find_surfaces, own_support
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside
@@ -167,7 +167,7 @@ def _paths(
 
     def support(level: int, offsets: Tensor) -> Tensor:
         loop_error = settings.trajectories.loop_error
-        moves = own_surface(clip.flows, query_frame, query_point, loop_error, offsets)
+        moves = moving_along(clip.flows, query_frame, query_point, loop_error, offsets)
         return moves * own_support(surfaces, level, offsets)
 
     patches = query_patches(pyramid, query_frame, query_point, settings.registration, support)

@@ -21,7 +21,7 @@ SLOPE = 0.1
 """… and how much more of it for every px between them: surfaces turn, shear and grow."""
 
 
-def own_surface(
+def moving_along(
     flows: Sequence[FlowPair], frames: Tensor, points: Tensor, loop_error: float, offsets: Tensor
 ) -> Tensor:
     """How surely the surroundings of points move along with them.
