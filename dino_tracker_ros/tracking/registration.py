@@ -25,8 +25,10 @@ STEPS = (5, 5, 8)
 """Gauss-Newton steps from the coarsest level to the finest."""
 SHEAR_PRIOR = 0.02
 """How strongly a step is kept from deforming the patch, of the mean curvature."""
+OCTAVES = 2
+"""How many times the patch may be doubled or halved in size."""
 AREA_LIMIT = 3.0
-"""Largest change of the patch's area, either way."""
+"""Largest change of the patch's area, either way, beside its whole octaves."""
 BLURRED = 0.4
 """Likeness at full sharpness below which the next coarser level cannot make up for it."""
 FLAT = 2.0
@@ -142,7 +144,7 @@ def build_pyramid(images: Tensor, longest_side: int) -> Pyramid:
     if size != (height, width):
         picture = F.interpolate(picture, size, mode="bilinear", antialias=True)
     levels = [picture]
-    for _ in range(COARSEST):
+    for _ in range(COARSEST + OCTAVES):
         levels.append(_halved(levels[-1]))
     scale = picture.new_tensor([size[1] / width, size[0] / height])
     return Pyramid([level[:, 0] for level in levels], scale)
@@ -163,7 +165,7 @@ def build_templates(
         support: what of a patch belongs to the point's own surface; None takes it whole.
     """
     templates = []
-    for number, level in enumerate(pyramid.levels):
+    for number, level in enumerate(pyramid.levels[: COARSEST + 1]):
         offsets = _square(radius, level.device)
         weight = _bell(offsets, radius).expand(len(points), -1)
         if support is not None:
@@ -202,18 +204,53 @@ def register(
         vouched: how much less alike a blurred patch has to be, because something else says that
             it is there.
     """
-    place, warp, alike = start.clone(), affine.clone(), start.new_zeros(len(start))
-    soft_place, soft_warp = start.clone(), affine.clone()
-    soft_alike = torch.full_like(alike, -torch.inf)
-    left = torch.nonzero(templates[0].contrast[rows, 0] > FLAT)[:, 0]
-    for level in range(coarsest, -1, -1):
-        at, slope, likeness = _refined(
-            templates[level], rows[left], pyramid.levels[level], frames[left],
-            place[left] / 2**level, warp[left], STEPS[COARSEST - level],
+    octaves = (torch.linalg.det(affine).clamp(min=1e-3).log2() / 2).round().long()
+    octaves = octaves.clamp(-OCTAVES, OCTAVES)
+    result = Patches(
+        rows, frames, start.clone(), affine.clone(),
+        torch.zeros_like(start[:, 0]), torch.zeros_like(rows, dtype=torch.bool),
+    )  # fmt: skip
+    for octave in octaves.unique().tolist():
+        part = torch.nonzero(octaves == octave)[:, 0]
+        place, warp, likeness, found = _registered(
+            pyramid, templates, rows[part], frames[part], start[part], affine[part],
+            octave, coarsest, reach, settings, vouched,
         )  # fmt: skip
-        place[left], warp[left], alike[left] = at * 2**level, slope, likeness
+        result.likeness[part], result.found[part] = likeness, found
+        result.points[part[found]], result.affine[part[found]] = place[found], warp[found]
+    return result
+
+
+def _registered(
+    pyramid: Pyramid,
+    templates: Sequence[Template],
+    rows: Tensor,
+    frames: Tensor,
+    start: Tensor,
+    affine: Tensor,
+    octave: int,
+    coarsest: int,
+    reach: float,
+    settings: RegistrationSettings,
+    vouched: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Places, warps, likeness and whether it was found, of patches of one octave: those that
+    have grown are looked for in a picture as much coarser, of those that have shrunk a coarser
+    template, so that both show the same detail."""
+    place, warp, alike = start.clone(), affine / 2**octave, start.new_zeros(len(start))
+    soft_place, soft_warp = place.clone(), warp.clone()
+    soft_alike = torch.full_like(alike, -torch.inf)
+    finest = max(0, -octave)
+    left = torch.nonzero(templates[finest].contrast[rows, 0] > FLAT)[:, 0]
+    for level in range(max(coarsest, finest), finest - 1, -1):
+        shown = level + octave
+        at, slope, likeness = _refined(
+            templates[level], rows[left], pyramid.levels[shown], frames[left],
+            place[left] / 2**shown, warp[left], STEPS[COARSEST - level + finest],
+        )  # fmt: skip
+        place[left], warp[left], alike[left] = at * 2**shown, slope, likeness
         left = left[(place[left] - start[left]).norm(dim=-1) < reach]
-        if level == 1:
+        if level == finest + 1:
             soft_place[left], soft_warp[left] = place[left], warp[left]
             soft_alike[left] = alike[left]
     sharp = alike > settings.likeness
@@ -225,14 +262,7 @@ def register(
     good = (sharp | soft)[left] & (area > 1 / AREA_LIMIT) & (area < AREA_LIMIT)
     found = torch.zeros_like(sharp)
     found[left[good]] = True
-    return Patches(
-        rows,
-        frames,
-        torch.where(found[:, None], place, start),
-        torch.where(found[:, None, None], warp, affine),
-        alike.nan_to_num(0.0),
-        found,
-    )
+    return place, warp * 2**octave, alike.nan_to_num(0.0), found
 
 
 def _halved(picture: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from dino_tracker_ros.tracking.motions import (
     surroundings,
     two_motions,
 )
-from dino_tracker_ros.tracking.registration import Pyramid
+from dino_tracker_ros.tracking.registration import COARSEST, Pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair, sample_map
 
 NOISE = 6.0
@@ -85,7 +85,7 @@ def find_surfaces(
         query_frame: int64 [N].
         query_point: [N, 2], (x, y) working px.
     """
-    pyramid = replace(pyramid, levels=[_smooth(level) for level in pyramid.levels])
+    pyramid = replace(pyramid, levels=[_smooth(level) for level in pyramid.levels[: COARSEST + 1]])
     motions = two_motions(surroundings(flows, query_frame, query_point, NEAR))
     window = square(WINDOW, 1.0, query_point) / pyramid.scale
     costs = _costs(pyramid, query_frame, query_point, motions, 0, window)
