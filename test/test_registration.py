@@ -157,6 +157,20 @@ def test_a_patch_may_grow_and_shrink_several_times(scale: float) -> None:
     torch.testing.assert_close(result.affine, slope.expand(12, 2, 2), atol=0.03 * scale, rtol=0)
 
 
+def test_a_faint_patch_is_found() -> None:
+    """One or two gray values from the mean, as on a wall in the shade."""
+    faint = 120 + 0.06 * (texture() - 110), 120 + 0.06 * (warped_texture(SLOPE, 1.0, 0.0) - 110)
+    queries = queries_on()
+    truth = moved(queries)
+    pyramid = pyramid_of(*faint)
+    templates = build_templates(pyramid, torch.zeros(12).long(), queries, OPTIONS.radius)
+    contrast = templates[0].contrast[:, 0]
+    assert contrast.max() < 2 and (contrast > 1).sum() >= 10
+    result = found_in_second(pyramid, queries, truth + around(5.0, 12))
+    assert torch.equal(result.found, contrast > 1), result.likeness
+    assert (result.points - truth).norm(dim=-1)[result.found].max() < 0.3
+
+
 def test_a_finer_start_sees_less_far() -> None:
     pyramid = pyramid_of(texture(), warped_texture(SLOPE, 1.0, 0.0))
     queries = queries_on()

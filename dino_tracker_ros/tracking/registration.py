@@ -31,7 +31,7 @@ AREA_LIMIT = 3.0
 """Largest change of the patch's area, either way, beside its whole octaves."""
 BLURRED = 0.4
 """Likeness at full sharpness below which the next coarser level cannot make up for it."""
-FLAT = 2.0
+FLAT = 1.0
 """Standard deviation of the gray values, 0..255, below which a patch has nothing to hold on to."""
 
 
