@@ -286,6 +286,36 @@ def test_what_neighbours_place_elsewhere_must_be_more_alike(
     assert sightings.missed[0, 2] == known
 
 
+@pytest.mark.parametrize("by_neighbours", [True, False])
+@pytest.mark.parametrize("beyond", [-20.0, 4.0, 20.0])
+def test_what_is_found_of_a_point_that_has_left_the_picture_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, beyond: float, by_neighbours: bool
+) -> None:
+    """Its surface has carried the first query this far beyond the right border in frame 2, where
+    its patch is seen all the same: on its path, or where neighbours expect it."""
+    pyramid = pyramid_of(texture(), texture(), texture())
+    points, said = still(3, QUERIES[:1]), nobody(3, 1)
+    carried = nowhere(points)
+    carried[0, 2] = torch.tensor([WIDTH + beyond, 40.0])
+    if by_neighbours:
+        said[0, 2] = points[0, 2].clone()
+        points[0, 2] = torch.tensor([130.0, 100.0])
+    heard: list[Tensor] = []
+    neighbours = Neighbours([said])
+
+    def listen(*asked: Tensor) -> tuple[Expected, Expected]:
+        heard.append(asked[-1].clone())
+        return neighbours(*asked)
+
+    monkeypatch.setattr(sightings_module, "expect_from_neighbours", listen)
+    patches = query_patches(pyramid, torch.zeros(1).long(), QUERIES[:1], OPTIONS)
+    sightings = look(pyramid, patches, points, carried, None, OPTIONS)
+    believed = beyond < 8
+    assert sightings.registration.found[0].tolist() == [True, True, believed]
+    assert heard[0][0, 2] == (believed and not by_neighbours)
+    assert heard[1][0, 2] == believed
+
+
 def test_what_a_track_passes_by_is_missed() -> None:
     """Found 2 and 4 px beside two tracks, and nowhere for the third; pictures of half the size."""
     pyramid = Pyramid(pyramid_of(texture()).levels, torch.tensor([0.5, 0.5]))

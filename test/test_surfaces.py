@@ -130,6 +130,26 @@ def test_away_from_outlines_the_only_motion_carries(x: float, pace: tuple[int, i
     assert (found.carried[0] - expected(x, pace))[others].norm(dim=-1).max() < 0.2
 
 
+def test_a_query_is_carried_on_where_all_of_the_picture_leaves() -> None:
+    """Flow ends at the border: what goes there has nowhere to come back from."""
+    pace = (-28, 3)
+    frames = torch.stack([SCENE[0].roll((3 * t, -28 * t), dims=(0, 1)) for t in range(FRAMES)])
+    images = frames.round().clamp(0, 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
+    there = torch.tensor(pace, dtype=torch.float32)[:, None, None].repeat(1, HEIGHT, WIDTH)
+    back = -there
+    back[:, :, 0] = 50.0
+    found = find_surfaces(
+        build_pyramid(images, WIDTH),
+        [(there, back)] * (FRAMES - 1),
+        torch.tensor([2]),
+        torch.tensor([[40.0, 80.0]]),
+    )
+    truth = expected(40.0, pace, frame=2)
+    assert truth[-1, 0] < -120
+    others = torch.arange(FRAMES) != 2
+    assert (found.carried[0] - truth)[others].norm(dim=-1).max() < 0.2
+
+
 @pytest.mark.parametrize("heeded", [True, False])
 def test_about_limbs_nothing_is_said(monkeypatch: pytest.MonkeyPatch, heeded: bool) -> None:
     """More than two motions around a query, in bands of 14 px."""

@@ -25,6 +25,7 @@ from dino_tracker_ros.tracking.registration import (
     register,
 )
 from dino_tracker_ros.tracking.settings import RegistrationSettings
+from dino_tracker_ros.tracking.trajectories import inside
 
 CONSENSUS_ROUNDS = 2
 """Times that neighbours are asked: each answer may be a neighbour for the next."""
@@ -45,6 +46,10 @@ its own motion may have but one point on it."""
 CARRIED_ERROR = 2.0
 """Error of a place that only the motion of the point's surface tells, px of the pyramid's finest
 level."""
+
+GONE = 8.0
+"""How far outside the picture its surface must carry a point that cannot be seen, px of the
+pyramid's finest level."""
 
 AT_ONCE = {"cpu": 1024, "cuda": 8192}
 """Patches of all frames looked for together, by kind of device: with more, a CPU's cache is too
@@ -150,6 +155,9 @@ def look(
     query_frame, queries = patches.frames, patches.points
     start = pyramid.to_picture(points)
     seen = _seen_along(pyramid, patches, start, before, settings)
+    carried = pyramid.to_picture(carried)
+    gone = _gone(carried, pyramid)
+    seen.found.logical_and_(~gone)
     rows = torch.arange(len(queries), device=queries.device)
     seen.points[rows, query_frame] = queries
     seen.found[rows, query_frame] = True
@@ -169,10 +177,17 @@ def look(
                 _look_at(search, there, frames, at, warp, at_last)
         told = _told(likely, other, seen)
         _carry_on(search, ~told.isnan().any(dim=-1), tried[2:])
-        seen.found.logical_and_(~_contradicted(likely, other, seen, settings))
-    told = torch.where(told.isnan(), pyramid.to_picture(carried), told)
+        seen.found.logical_and_(~gone & ~_contradicted(likely, other, seen, settings))
+    told = torch.where(told.isnan(), carried, told)
     carried = torch.where(seen.found[..., None], torch.nan, told)
     return Sightings(seen, likely.agreed & ~seen.found, carried, tried)
+
+
+def _gone(carried: Tensor, pyramid: Pyramid) -> Tensor:
+    """bool [N, T]: points whose surface has carried them out of the picture."""
+    height, width = pyramid.levels[0].shape[-2:]
+    known = ~carried.isnan().any(dim=-1)
+    return known & ~inside(carried, width, height, GONE)
 
 
 def _look_at(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dino_tracker_ros.tracking.dominant import carried_outside
 from dino_tracker_ros.tracking.motions import (
     AT_ONCE,
     CARRY,
@@ -97,6 +98,7 @@ def find_surfaces(
     own = torch.where(motions.both, own, 0)
     known = parted | (told & ~motions.both)
     carried = _carried(flows, query_frame, query_point, motions, own, known)
+    carried = carried_outside(carried, flows, query_frame, query_point)
     return Surfaces(pyramid, query_frame, query_point, motions, own, parted, carried)
 
 
