@@ -15,8 +15,9 @@ from dino_tracker_ros.tracking.head import TrackerHead
 from dino_tracker_ros.tracking.hypotheses import RIM, Candidates, follow
 from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
+from dino_tracker_ros.tracking.persistence import in_sight
 from dino_tracker_ros.tracking.registration import build_pyramid
-from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
+from dino_tracker_ros.tracking.settings import InferenceSettings, RegistrationSettings, Settings
 from dino_tracker_ros.tracking.sightings import (
     Sightings,
     how_alike,
@@ -31,8 +32,6 @@ from dino_tracker_ros.tracking.surfaces import find_surfaces, own_support
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside
 
-MISSED = 0.4
-"""Of the confidence where neighbours say a point should be seen and its patch is not found."""
 COSINE_SCALE = 0.05
 """How much cosine takes the confidence from 1/2 to 3/4."""
 
@@ -125,11 +124,11 @@ def _track_some(clip: RefinedClip, queries: Tensor, settings: Settings) -> Point
     query_frame, query_point = queries[:, 0].long(), queries[:, 1:]
     rows = torch.arange(len(queries), device=queries.device)
     if clip.maps is None:
-        points, sightings = _matches(clip, query_frame, query_point), None
+        points, told = _matches(clip, query_frame, query_point), None
     else:
-        points, sightings = _paths(clip, *clip.maps, query_frame, query_point, settings)
+        points, told = _paths(clip, *clip.maps, query_frame, query_point, settings)
     points[rows, query_frame] = query_point
-    confidence, occluded = _visibility(clip, query_frame, query_point, points, sightings, settings)
+    confidence, occluded = _visibility(clip, query_frame, query_point, points, told, settings)
     occluded[rows, query_frame] = False
     confidence[rows, query_frame] = 1.0
     return PointTracks(points, occluded, confidence)
@@ -148,8 +147,9 @@ def _paths(
     query_frame: Tensor,
     query_point: Tensor,
     settings: Settings,
-) -> tuple[Tensor, Sightings | None]:
-    """The cheapest paths through features, flow and registrations, [N, T, 2]."""
+) -> tuple[Tensor, Tensor | None]:
+    """The cheapest paths through features, flow and registrations, [N, T, 2], and how sure the
+    pictures are that the points are in sight there, see `_told_by_pictures`."""
     options = settings.hypotheses
     evidence = Evidence(finding, placing, query_frame, query_point, options)
     candidates = [evidence.candidates(t) for t in range(len(clip.tokens))]
@@ -177,9 +177,24 @@ def _paths(
             pyramid, patches, points, surfaces.carried, sightings, settings.registration
         )
         points = followed(with_sightings(candidates, pyramid, sightings, settings.registration))
-    if sightings is not None:
-        sightings = taken_by_tracks(sightings, pyramid, points)
-    return points, sightings
+    if sightings is None:
+        return points, None
+    sightings = taken_by_tracks(sightings, pyramid, points)
+    lasting = in_sight(
+        pyramid, clip.flows, points, sightings.registration.found, patches.whole[0].contrast[:, 0]
+    )
+    return points, _told_by_pictures(sightings, lasting, settings.registration)
+
+
+def _told_by_pictures(
+    sightings: Sightings, lasting: Tensor, settings: RegistrationSettings
+) -> Tensor:
+    """Confidence [N, T], NaN where the pictures say nothing: sure where the query's patch is
+    found; where it is missed, how probably it is in sight all the same."""
+    seen = sightings.registration
+    sure = 0.75 + 0.25 * how_alike(seen.likeness, settings)
+    missed = torch.where(sightings.missed, lasting, torch.nan)
+    return torch.where(seen.found, sure, missed)
 
 
 def _visibility(
@@ -187,10 +202,10 @@ def _visibility(
     query_frame: Tensor,
     query_point: Tensor,
     points: Tensor,
-    sightings: Sightings | None,
+    told: Tensor | None,
     settings: Settings,
 ) -> tuple[Tensor, Tensor]:
-    """Confidence [N, T] and occluded bool [N, T]."""
+    """Confidence [N, T] and occluded bool [N, T]: by features, where pictures have not told."""
     options = settings.inference
     cosine = _cosines(clip, query_frame, query_point, points)
     if options.occlusion == "anchors":
@@ -198,11 +213,8 @@ def _visibility(
         return _anchor_confidence(cosine, occluded, options), occluded
     error = _round_trips(clip, query_frame, query_point, points, options.batch)
     confidence = _round_trip_confidence(error / clip.grid.spacing, cosine, options)
-    if sightings is not None:
-        seen = sightings.registration
-        alike = how_alike(seen.likeness, settings.registration)
-        confidence = torch.where(sightings.missed, MISSED * confidence, confidence)
-        confidence = torch.where(seen.found, 0.75 + 0.25 * alike, confidence)
+    if told is not None:
+        confidence = torch.where(told.isnan(), confidence, told)
     confidence[~inside(points, clip.grid.width, clip.grid.height, RIM)] = 0.0
     return confidence, confidence < 0.5
 

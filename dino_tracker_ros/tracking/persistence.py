@@ -1,0 +1,97 @@
+"""Whether a point is still in sight though its patch is not found again.
+
+A patch that has bent, blurred or hardly any contrast is not found and yet in sight: since it was
+seen last, its track went along with flow, and from frame to frame what is around it stayed what it
+is. Where something comes before the point, the track leaves that one's flow and the picture around
+it is another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dino_tracker_ros.tracking.registration import Pyramid
+from dino_tracker_ros.tracking.trajectories import FlowPair, sample_map
+
+OFF = 3.0
+"""Farther off its flow than this a step says no more, px."""
+LEVEL, RADIUS = 1, 4
+"""Of the pyramid, and half the side of the patches that are compared on it, px there."""
+ODDS = 13.0
+"""Of being in sight to not being, …"""
+STEPS_POWER, STEPS_NONE = 0.4, 0.05
+"""… the less the farther the track went off flow, px²; how much counts as nothing, …"""
+CHANGE_POWER, CHANGE_NONE = 0.7, 0.05
+"""… the more the patch changed in a frame, of 1 - normalised cross-correlation, …"""
+CONTRAST_POWER, CONTRAST_NONE = 1.0, 0.1
+"""… and the more contrast there was to find it by, gray values of 0..255."""
+
+
+def in_sight(
+    pyramid: Pyramid, flows: Sequence[FlowPair], points: Tensor, seen: Tensor, contrast: Tensor
+) -> Tensor:
+    """How probably points that are not seen are in sight: a logistic regression.
+
+    Args:
+        pyramid: of T frames.
+        flows: T-1 pairs of flow between frames t and t+1.
+        points: [N, T, 2], the tracks, (x, y) working px.
+        seen: bool [N, T], where the points' patches were found or asked for.
+        contrast: [N], of the patches, standard deviation of gray values 0..255.
+
+    Returns:
+        [N, T] in 0..1; it is meant for those that are not seen.
+    """
+    off = _since_seen(_off_flow(points, flows).clamp(max=OFF).square(), seen, torch.add)
+    change = _since_seen(_changes(pyramid, points), seen, torch.maximum)
+    against = (off + STEPS_NONE) ** STEPS_POWER * (change + CHANGE_NONE) ** CHANGE_POWER
+    against = against * ((contrast + CONTRAST_NONE) ** CONTRAST_POWER)[:, None]
+    return ODDS / (ODDS + against)
+
+
+def _since_seen(
+    steps: Tensor, seen: Tensor, join: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """What steps [N, T-1] between frames add up to since a point was seen, or until it is seen
+    again, whichever is less; [N, T], infinite where it never is."""
+    total = torch.where(seen, 0.0, torch.inf).to(steps.dtype)
+    last = seen.shape[1] - 1
+    for t in range(last):
+        total[:, t + 1] = torch.minimum(total[:, t + 1], join(total[:, t], steps[:, t]))
+    for t in reversed(range(last)):
+        total[:, t] = torch.minimum(total[:, t], join(total[:, t + 1], steps[:, t]))
+    return total
+
+
+def _off_flow(points: Tensor, flows: Sequence[FlowPair]) -> Tensor:
+    """How far steps of tracks [N, T, 2] are from flow, there or back, whichever is nearer, [N, T-1]
+    px."""
+    off = points.new_zeros(len(points), len(flows))
+    for t, (there, back) in enumerate(flows):
+        here, step = points[:, t], points[:, t + 1] - points[:, t]
+        ahead = (sample_map(there, here) - step).norm(dim=-1)
+        behind = (sample_map(back, points[:, t + 1]) + step).norm(dim=-1)
+        off[:, t] = torch.minimum(ahead, behind)
+    return off
+
+
+def _changes(pyramid: Pyramid, points: Tensor) -> Tensor:
+    """How unlike the patches around tracks [N, T, 2] are from frame to frame, [N, T-1] in 0..2."""
+    pictures = pyramid.levels[LEVEL]
+    steps = torch.arange(-RADIUS, RADIUS + 1, device=points.device, dtype=points.dtype)
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    square = torch.stack([x.flatten(), y.flatten()], dim=-1)
+    places = pyramid.to_picture(points)[:, :, None] / 2**LEVEL + square
+    changes = points.new_zeros(len(points), points.shape[1] - 1)
+    before = None
+    for t, picture in enumerate(pictures):
+        patch = sample_map(picture[None], places[:, t].reshape(-1, 2)).view(len(points), -1)
+        patch = patch - patch.mean(dim=1, keepdim=True)
+        patch = patch / (patch.norm(dim=1, keepdim=True) + 1e-3)
+        if before is not None:
+            changes[:, t - 1] = 1 - (before * patch).sum(dim=1)
+        before = patch
+    return changes
