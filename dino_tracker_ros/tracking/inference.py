@@ -32,6 +32,9 @@ from dino_tracker_ros.tracking.surfaces import find_surfaces, own_support
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside
 
+FOUND = 0.9, 0.99
+"""Confidence where the query's patch is found, from just accepted to the very same: how often it
+is in sight and there."""
 COSINE_SCALE = 0.05
 """How much cosine takes the confidence from 1/2 to 3/4."""
 
@@ -192,7 +195,8 @@ def _told_by_pictures(
     """Confidence [N, T], NaN where the pictures say nothing: sure where the query's patch is
     found; where it is missed, how probably it is in sight all the same."""
     seen = sightings.registration
-    sure = 0.75 + 0.25 * how_alike(seen.likeness, settings)
+    least, most = FOUND
+    sure = least + (most - least) * how_alike(seen.likeness, settings)
     missed = torch.where(sightings.missed, lasting, torch.nan)
     return torch.where(seen.found, sure, missed)
 
