@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking.affine import UNIT, solved, trios
+from dino_tracker_ros.tracking.lattice import square
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside, loop_step
 
 REACH = 42.0
@@ -79,13 +80,6 @@ class Motions:
     members: Tensor
     explained: Tensor
     both: Tensor
-
-
-def square(reach: float, spacing: float, like: Tensor) -> Tensor:
-    """Offsets (x, y) [side², 2] px of a square lattice around the origin, row by row."""
-    steps = torch.arange(-reach, reach + spacing / 2, spacing, device=like.device)
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
-    return torch.stack([x.flatten(), y.flatten()], dim=-1)
 
 
 def design(offsets: Tensor) -> Tensor:

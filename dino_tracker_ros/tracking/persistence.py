@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from dino_tracker_ros.tracking.lattice import square
 from dino_tracker_ros.tracking.registration import Pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair, sample_map
 
@@ -81,14 +82,12 @@ def _off_flow(points: Tensor, flows: Sequence[FlowPair]) -> Tensor:
 def _changes(pyramid: Pyramid, points: Tensor) -> Tensor:
     """How unlike the patches around tracks [N, T, 2] are from frame to frame, [N, T-1] in 0..2."""
     pictures = pyramid.levels[LEVEL]
-    steps = torch.arange(-RADIUS, RADIUS + 1, device=points.device, dtype=points.dtype)
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
-    square = torch.stack([x.flatten(), y.flatten()], dim=-1)
-    places = pyramid.to_picture(points)[:, :, None] / 2**LEVEL + square
+    around = square(RADIUS, 1.0, points)
     changes = points.new_zeros(len(points), points.shape[1] - 1)
     before = None
     for t, picture in enumerate(pictures):
-        patch = sample_map(picture[None], places[:, t].reshape(-1, 2)).view(len(points), -1)
+        places = pyramid.to_picture(points[:, t, None]) / 2**LEVEL + around
+        patch = sample_map(picture[None], places.reshape(-1, 2)).view(len(points), -1)
         patch = patch - patch.mean(dim=1, keepdim=True)
         patch = patch / (patch.norm(dim=1, keepdim=True) + 1e-3)
         if before is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dino_tracker_ros.tracking.constants import constant
+from dino_tracker_ros.tracking.lattice import square
 from dino_tracker_ros.tracking.pixels import gray
 from dino_tracker_ros.tracking.settings import RegistrationSettings
 
@@ -166,10 +167,10 @@ def build_templates(
     """
     templates = []
     for number, level in enumerate(pyramid.levels[: COARSEST + 1]):
-        offsets = _square(radius, level.device)
+        offsets = square(radius, 1.0, level)
         weight = _bell(offsets, radius).expand(len(points), -1)
         if support is not None:
-            around = _square(radius + 1, level.device) * 2**number / pyramid.scale
+            around = square(radius + 1, 1.0, level) * 2**number / pyramid.scale
             weight = weight * _eroded(support(number, around))
             weight = weight / weight.sum(dim=1, keepdim=True)
         templates.append(_template(level, frames, points / 2**number, radius, offsets, weight))
@@ -273,13 +274,6 @@ def _halved(picture: Tensor) -> Tensor:
     return F.conv2d(picture, taps.view(1, 1, 5, 1), stride=(2, 1))
 
 
-def _square(radius: int, device: torch.device) -> Tensor:
-    """Offsets [K, 2], (x, y) px, of a square of side 2 radius + 1."""
-    steps = torch.arange(-radius, radius + 1, device=device, dtype=torch.float32)
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
-    return torch.stack([x.flatten(), y.flatten()], dim=-1)
-
-
 def _eroded(support: Tensor) -> Tensor:
     """Of a square [N, (2 radius + 3)²] what is supported with all its neighbours, [N, K]: the
     derivative of a pixel on the rim would be that of the outline."""
@@ -299,7 +293,7 @@ def _template(
 ) -> Template:
     # One pixel more on every side: derivatives are differences of neighbours.
     side = 2 * radius + 3
-    wide = _square(radius + 1, picture.device)
+    wide = square(radius + 1, 1.0, picture)
     seen = picture.new_zeros(len(points), side, side)
     order = frames.argsort(stable=True)
     upright = torch.eye(2, device=picture.device).expand(len(points), 2, 2)

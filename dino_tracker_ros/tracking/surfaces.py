@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dino_tracker_ros.tracking.dominant import carried_outside
+from dino_tracker_ros.tracking.lattice import square
 from dino_tracker_ros.tracking.motions import (
     AT_ONCE,
     CARRY,
@@ -23,7 +24,6 @@ from dino_tracker_ros.tracking.motions import (
     Motions,
     design,
     followed,
-    square,
     surroundings,
     two_motions,
 )
