@@ -26,9 +26,9 @@ ODDS = 13.0
 STEPS_POWER, STEPS_NONE = 0.4, 0.05
 """… the less the farther the track went off flow, px²; how much counts as nothing, …"""
 CHANGE_POWER, CHANGE_NONE = 0.7, 0.05
-"""… the more the patch changed in a frame, of 1 - normalised cross-correlation, …"""
+"""… the less the more the patch changed in a frame, of 1 - normalised cross-correlation, …"""
 CONTRAST_POWER, CONTRAST_NONE = 1.0, 0.1
-"""… and the more contrast there was to find it by, gray values of 0..255."""
+"""… and the less the more contrast there was to find it by, gray values of 0..255."""
 
 
 def in_sight(
