@@ -17,9 +17,6 @@ from dino_tracker_ros.tracking import inference as inference_module
 from dino_tracker_ros.tracking import tracker as tracker_module
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.hypotheses import RIM
-from dino_tracker_ros.tracking.registration import Registration
-from dino_tracker_ros.tracking.settings import RegistrationSettings
-from dino_tracker_ros.tracking.sightings import Sightings
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.tracker import DinoTracker
 from dino_tracker_ros.tracking.tracks import Tracks
@@ -382,15 +379,11 @@ def test_a_patch_that_neighbours_expect_and_nobody_finds_is_occluded(
 
 def test_features_tell_where_pictures_do_not() -> None:
     """Three points in three frames: found, missed, and neither."""
-    nowhere = torch.full((3, 3, 2), torch.nan)
     found = torch.eye(3, dtype=torch.bool)
     missed = found.roll(1, dims=1)
-    likeness = torch.full((3, 3), 1.0)
-    seen = Registration(torch.zeros(3, 3, 2), torch.zeros(3, 3, 2, 2), likeness, found)
-    sightings = Sightings(seen, missed, nowhere, nowhere[None])
-    settings = RegistrationSettings(likeness=0.8)
-    told = inference_module._told_by_pictures(sightings, torch.full((3, 3), 0.3), settings)
-    torch.testing.assert_close(told[found], torch.full((3,), 0.99))
+    against, lasting = torch.full((3, 3), 0.25), torch.full((3, 3), 0.3)
+    told = inference_module._told_by_pictures(found, against, missed, lasting)
+    assert torch.equal(told[found], torch.full((3,), 0.8))
     assert torch.equal(told[missed], torch.full((3,), 0.3))
     assert told[~found & ~missed].isnan().all()
 

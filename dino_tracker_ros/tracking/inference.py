@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dino_tracker_ros.tracking.doubt import farthest_off, odds_against
 from dino_tracker_ros.tracking.evidence import Evidence, FeatureMap, feature_map
 from dino_tracker_ros.tracking.head import TrackerHead
 from dino_tracker_ros.tracking.hypotheses import RIM, Candidates, follow
@@ -17,10 +18,8 @@ from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_leng
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.persistence import in_sight
 from dino_tracker_ros.tracking.registration import build_pyramid
-from dino_tracker_ros.tracking.settings import InferenceSettings, RegistrationSettings, Settings
+from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
 from dino_tracker_ros.tracking.sightings import (
-    Sightings,
-    how_alike,
     look,
     query_patches,
     taken_by_tracks,
@@ -32,9 +31,6 @@ from dino_tracker_ros.tracking.surfaces import find_surfaces, own_support
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside
 
-FOUND = 0.9, 0.99
-"""Confidence where the query's patch is found, from just accepted to the very same: how often it
-is in sight and there."""
 COSINE_SCALE = 0.05
 """How much cosine takes the confidence from 1/2 to 3/4."""
 
@@ -183,22 +179,20 @@ def _paths(
     if sightings is None:
         return points, None
     sightings = taken_by_tracks(sightings, pyramid, points)
-    lasting = in_sight(
-        pyramid, clip.flows, points, sightings.registration.found, patches.whole[0].contrast[:, 0]
-    )
-    return points, _told_by_pictures(sightings, lasting, settings.registration)
-
-
-def _told_by_pictures(
-    sightings: Sightings, lasting: Tensor, settings: RegistrationSettings
-) -> Tensor:
-    """Confidence [N, T], NaN where the pictures say nothing: sure where the query's patch is
-    found; where it is missed, how probably it is in sight all the same."""
     seen = sightings.registration
-    least, most = FOUND
-    sure = least + (most - least) * how_alike(seen.likeness, settings)
-    missed = torch.where(sightings.missed, lasting, torch.nan)
-    return torch.where(seen.found, sure, missed)
+    off = farthest_off(points, clip.flows, query_frame)
+    wrong = odds_against(seen.error, sightings.confirmed, off)
+    found = seen.found & (wrong < 1)
+    missed = sightings.missed | (seen.found & ~found)
+    lasting = in_sight(pyramid, clip.flows, points, found, patches.whole[0].contrast[:, 0])
+    return points, _told_by_pictures(found, wrong, missed, lasting)
+
+
+def _told_by_pictures(found: Tensor, wrong: Tensor, missed: Tensor, lasting: Tensor) -> Tensor:
+    """Confidence [N, T], NaN where the pictures say nothing: where the query's patch is found, by
+    the odds that it is another's; where it is missed, how probably it is in sight all the same."""
+    missed_sight = torch.where(missed, lasting, torch.nan)
+    return torch.where(found, 1 / (1 + wrong), missed_sight)
 
 
 def _visibility(

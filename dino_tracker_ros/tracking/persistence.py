@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dino_tracker_ros.tracking.lattice import square
 from dino_tracker_ros.tracking.registration import Pyramid
-from dino_tracker_ros.tracking.trajectories import FlowPair, sample_map
+from dino_tracker_ros.tracking.trajectories import FlowPair, off_flow, sample_map
 
 OFF = 3.0
 """Farther off its flow than this a step says no more, px."""
@@ -46,7 +46,7 @@ def in_sight(
     Returns:
         [N, T] in 0..1; it is meant for those that are not seen.
     """
-    off = _since_seen(_off_flow(points, flows).clamp(max=OFF).square(), seen, torch.add)
+    off = _since_seen(off_flow(points, flows).clamp(max=OFF).square(), seen, torch.add)
     change = _since_seen(_changes(pyramid, points), seen, torch.maximum)
     against = (off + STEPS_NONE) ** STEPS_POWER * (change + CHANGE_NONE) ** CHANGE_POWER
     against = against * ((contrast + CONTRAST_NONE) ** CONTRAST_POWER)[:, None]
@@ -65,18 +65,6 @@ def _since_seen(
     for t in reversed(range(last)):
         total[:, t] = torch.minimum(total[:, t], join(total[:, t + 1], steps[:, t]))
     return total
-
-
-def _off_flow(points: Tensor, flows: Sequence[FlowPair]) -> Tensor:
-    """How far steps of tracks [N, T, 2] are from flow, there or back, whichever is nearer, [N, T-1]
-    px."""
-    off = points.new_zeros(len(points), len(flows))
-    for t, (there, back) in enumerate(flows):
-        here, step = points[:, t], points[:, t + 1] - points[:, t]
-        ahead = (sample_map(there, here) - step).norm(dim=-1)
-        behind = (sample_map(back, points[:, t + 1]) + step).norm(dim=-1)
-        off[:, t] = torch.minimum(ahead, behind)
-    return off
 
 
 def _changes(pyramid: Pyramid, points: Tensor) -> Tensor:

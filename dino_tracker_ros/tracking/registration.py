@@ -4,6 +4,8 @@ Inverse compositional Lucas-Kanade (Baker and Matthews 2004) with an affine warp
 contrast taken out: the patch around the query is the template in every frame, so that nothing
 drifts. A match is accepted only where the warped patch looks like the template: at full sharpness
 or, where motion blur, noise or compression hides what is fine, on the next coarser level.
+How precisely it is placed the fit itself tells: along an edge, or where little of the patch is
+explained, hardly at all.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ AREA_LIMIT = 3.0
 """Largest change of the patch's area, either way, beside its whole octaves."""
 BLURRED = 0.4
 """Likeness at full sharpness below which the next coarser level cannot make up for it."""
+ONE_SAMPLE = 16.0
+"""Area within which what a fit leaves over is as good as one sample, px²."""
 FLAT = 1.0
 """Standard deviation of the gray values, 0..255, below which a patch has nothing to hold on to."""
 
@@ -55,8 +59,8 @@ class Patches:
         frames: int64 [B], where each was looked for.
         points: float32 [B, 2], (x, y) px of the finest level; the start where nothing was found.
         affine: float32 [B, 2, 2], how the patch is deformed; the start where nothing was found.
-        likeness: float32 [B], normalised cross-correlation with the template at full sharpness,
-            -1..1.
+        error: float32 [B], standard deviation of the place in its least certain direction, px of
+            the finest level.
         found: bool [B].
     """
 
@@ -64,7 +68,7 @@ class Patches:
     frames: Tensor
     points: Tensor
     affine: Tensor
-    likeness: Tensor
+    error: Tensor
     found: Tensor
 
 
@@ -75,23 +79,23 @@ class Registration:
     Attributes:
         points: float32 [N, T, 2].
         affine: float32 [N, T, 2, 2].
-        likeness: float32 [N, T].
+        error: float32 [N, T].
         found: bool [N, T].
     """
 
     points: Tensor
     affine: Tensor
-    likeness: Tensor
+    error: Tensor
     found: Tensor
 
     def improve_(self, patches: Patches) -> None:
-        """Takes over, in place, what was not found before, or is found more alike now."""
+        """Takes over, in place, what was not found before, or is placed more surely now."""
         at = patches.rows, patches.frames
-        better = patches.found & (~self.found[at] | (patches.likeness > self.likeness[at]))
+        better = patches.found & (~self.found[at] | (patches.error < self.error[at]))
         at = patches.rows[better], patches.frames[better]
         self.points[at] = patches.points[better]
         self.affine[at] = patches.affine[better]
-        self.likeness[at] = patches.likeness[better]
+        self.error[at] = patches.error[better]
         self.found[at] = True
 
 
@@ -106,6 +110,8 @@ class Template:
         contrast: [N, 1], standard deviation.
         solver: [N, 6, K], from the weighted error of the samples to the step in shift and affine
             part; contrast and brightness are solved for as well and not needed.
+        looseness: [N], standard deviation of the place where nothing of what is seen there is
+            explained, px of the level.
     """
 
     offsets: Tensor
@@ -113,6 +119,7 @@ class Template:
     values: Tensor
     contrast: Tensor
     solver: Tensor
+    looseness: Tensor
 
 
 @dataclass(frozen=True)
@@ -213,11 +220,11 @@ def register(
     )  # fmt: skip
     for octave in octaves.unique().tolist():
         part = torch.nonzero(octaves == octave)[:, 0]
-        place, warp, likeness, found = _registered(
+        place, warp, error, found = _registered(
             pyramid, templates, rows[part], frames[part], start[part], affine[part],
             octave, coarsest, reach, settings, vouched,
         )  # fmt: skip
-        result.likeness[part], result.found[part] = likeness, found
+        result.error[part], result.found[part] = error, found
         result.points[part[found]], result.affine[part[found]] = place[found], warp[found]
     return result
 
@@ -235,11 +242,12 @@ def _registered(
     settings: RegistrationSettings,
     vouched: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Places, warps, likeness and whether it was found, of patches of one octave: those that
-    have grown are looked for in a picture as much coarser, of those that have shrunk a coarser
+    """Places, warps, errors and whether it was found, of patches of one octave: those that have
+    grown are looked for in a picture as much coarser, of those that have shrunk a coarser
     template, so that both show the same detail."""
     place, warp, alike = start.clone(), affine / 2**octave, start.new_zeros(len(start))
-    soft_place, soft_warp = place.clone(), warp.clone()
+    error = torch.full_like(alike, torch.inf)
+    soft_place, soft_warp, soft_error = place.clone(), warp.clone(), error.clone()
     soft_alike = torch.full_like(alike, -torch.inf)
     finest = max(0, -octave)
     left = torch.nonzero(templates[finest].contrast[rows, 0] > FLAT)[:, 0]
@@ -250,20 +258,23 @@ def _registered(
             place[left] / 2**shown, warp[left], STEPS[COARSEST - level + finest],
         )  # fmt: skip
         place[left], warp[left], alike[left] = at * 2**shown, slope, likeness
+        unlike = (1 - likeness.square()).clamp(min=0).sqrt()
+        error[left] = templates[level].looseness[rows[left]] * unlike * 2**shown
         left = left[(place[left] - start[left]).norm(dim=-1) < reach]
         if level == finest + 1:
             soft_place[left], soft_warp[left] = place[left], warp[left]
-            soft_alike[left] = alike[left]
+            soft_alike[left], soft_error[left] = alike[left], error[left]
     sharp = alike > settings.likeness
     soft = ~sharp & (alike > BLURRED) & (soft_alike > settings.likeness - vouched)
     # What is blurred leads the finest level astray.
     place = torch.where(soft[:, None], soft_place, place)
     warp = torch.where(soft[:, None, None], soft_warp, warp)
+    error = torch.where(soft, soft_error, error)
     area = torch.linalg.det(warp[left])
     good = (sharp | soft)[left] & (area > 1 / AREA_LIMIT) & (area < AREA_LIMIT)
     found = torch.zeros_like(sharp)
     found[left[good]] = True
-    return place, warp * 2**octave, alike.nan_to_num(0.0), found
+    return place, warp * 2**octave, error.nan_to_num(torch.inf, posinf=torch.inf), found
 
 
 def _halved(picture: Tensor) -> Tensor:
@@ -324,7 +335,23 @@ def _template(
     damped = squares + torch.diag_embed(prior * scale + 1e-5 * scale + 1e-3)
     solver = torch.linalg.solve(damped, weighted)[:, :6]
     solver[:, 2:] /= radius  # from samples of a square of half side 1 to px
-    return Template(offsets, weight, centred, contrast, solver)
+    looseness = contrast[:, 0] * _worst_deviation(squares, scale, weight)
+    return Template(offsets, weight, centred, contrast, solver, looseness)
+
+
+def _worst_deviation(squares: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+    """Standard deviation [N] of places in their least certain direction, px for a gray value of
+    noise: what a least-squares fit tells of itself.
+
+    Args:
+        squares: [N, 8, 8], of the slopes; shift comes first.
+        scale: [N, 1], of their size.
+        weight: [N, K], of the samples; they sum to one.
+    """
+    held = squares + torch.diag_embed((1e-6 * scale + 1e-6).expand(-1, squares.shape[1]))
+    across, _, covaried, down = torch.linalg.inv(held)[:, :2, :2].flatten(1).unbind(dim=1)
+    worst = (across + down) / 2 + torch.hypot((across - down) / 2, covaried)
+    return (ONE_SAMPLE * weight.square().sum(dim=1) * worst.clamp(min=0)).sqrt()
 
 
 def _refined(

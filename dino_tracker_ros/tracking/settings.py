@@ -330,11 +330,12 @@ class RegistrationSettings(SettingGroup):
         unit="px", minimum=0.1, maximum=1000,
     )  # fmt: skip
     error: float = setting(
-        0.3, "error of an accepted registration", unit="px", minimum=0.001, maximum=100
+        0.3, "error of a registration beside the one that its fit tells, in that picture",
+        unit="px", minimum=0.001, maximum=100,
     )
     reward: float = setting(
-        5.0, "what a registration takes off a path's price where the patch is the very same; "
-        "nothing where it is just accepted", minimum=0, maximum=1e4,
+        5.0, "what a registration takes off a path's price at most: it is worth the logarithm of "
+        "the odds that it is right", minimum=0, maximum=1e4,
     )  # fmt: skip
     rounds: int = setting(
         2, "times that paths and registrations correct each other", minimum=1, maximum=10

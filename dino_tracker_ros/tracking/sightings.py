@@ -14,6 +14,7 @@ from dino_tracker_ros.tracking.consensus import (
     expect_from_neighbours,
     moves_of_neighbours,
 )
+from dino_tracker_ros.tracking.doubt import odds_against
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates
 from dino_tracker_ros.tracking.registration import (
     COARSEST,
@@ -33,11 +34,15 @@ CONSENSUS_ROUNDS = 2
 VOUCHED = 0.1
 """How much less alike a blurred patch has to be where neighbours say that it is."""
 
-CONTRADICTED = 0.13
-"""How much more alike a patch has to be where neighbours say that it is elsewhere."""
+CONTRADICTED = 0.3
+"""Error of its place that a patch may have where neighbours say that it is elsewhere, px of the
+pyramid's finest level, …"""
 
-LOWER_QUARTER = 0.25
-"""Or, in a blurred frame, than this share of the patches that neighbours confirm there."""
+UPPER_QUARTER = 0.75
+"""… or, in a blurred frame, that this share of the patches have that neighbours confirm there."""
+
+REFUSED = 3.0
+"""Odds against what was found from which on it would only mislead paths and neighbours."""
 
 KNOWN = 1 / 8
 """Share of what is found of a point that neighbours must confirm to be heard about it: a thing of
@@ -75,12 +80,14 @@ class Sightings:
         tried: [4, N, T, 2], where neighbours sent the last look, NaN before the first: most of
             them and the others, going from the query's frame; the same, going from where the
             point was seen last.
+        confirmed: bool [N, T], found where neighbours say that the point is.
     """
 
     registration: Registration
     missed: Tensor
     carried: Tensor
     tried: Tensor
+    confirmed: Tensor
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,7 @@ def look(
     rows = torch.arange(len(queries), device=queries.device)
     seen.points[rows, query_frame] = queries
     seen.found[rows, query_frame] = True
-    seen.likeness[rows, query_frame] = 1.0
+    seen.error[rows, query_frame] = 0.0
     search = _Search(pyramid, patches, seen, settings)
     tried = start.new_full((4, *start.shape), torch.nan) if before is None else before.tried
     for _ in range(CONSENSUS_ROUNDS):
@@ -177,10 +184,12 @@ def look(
                 _look_at(search, there, frames, at, warp, at_last)
         told = _told(likely, other, seen)
         _carry_on(search, ~told.isnan().any(dim=-1), tried[2:])
-        seen.found.logical_and_(~gone & ~_contradicted(likely, other, seen, settings))
+        confirmed = _confirmed(likely, seen) | _confirmed(other, seen)
+        refused = gone | _contradicted(likely, other, confirmed, seen)
+        seen.found.logical_and_(~refused & (odds_against(seen.error, confirmed) < REFUSED))
     told = torch.where(told.isnan(), carried, told)
     carried = torch.where(seen.found[..., None], torch.nan, told)
-    return Sightings(seen, likely.agreed & ~seen.found, carried, tried)
+    return Sightings(seen, likely.agreed & ~seen.found, carried, tried, confirmed)
 
 
 def _gone(carried: Tensor, pyramid: Pyramid) -> Tensor:
@@ -284,17 +293,16 @@ def _confirmed(answer: Expected, seen: Registration) -> Tensor:
 
 
 def _contradicted(
-    likely: Expected, other: Expected, seen: Registration, settings: RegistrationSettings
+    likely: Expected, other: Expected, confirmed: Tensor, seen: Registration
 ) -> Tensor:
     """bool [N, T]: what was found where no neighbours place it, though they know the point, and is
-    less alike than what they confirm in that frame: something else that looks like it."""
+    placed less surely than what they confirm in that frame: something else that looks like it."""
     told = seen.found & (likely.agreed | other.agreed)
-    confirmed = _confirmed(likely, seen) | _confirmed(other, seen)
     known = confirmed.sum(dim=1) > KNOWN * told.sum(dim=1)
-    alike = torch.where(confirmed, seen.likeness, torch.nan)
-    limit = alike.nanquantile(LOWER_QUARTER, dim=0)  # NaN, which nothing is below, for none
-    limit = limit.clamp(max=settings.likeness + CONTRADICTED)
-    return told & ~confirmed & known[:, None] & (seen.likeness < limit)
+    error = torch.where(confirmed, seen.error, torch.nan)
+    limit = error.nanquantile(UPPER_QUARTER, dim=0).nan_to_num(torch.inf)
+    limit = limit.clamp(min=CONTRADICTED)
+    return told & ~confirmed & known[:, None] & (seen.error > limit)
 
 
 def _seen_along(
@@ -313,7 +321,7 @@ def _seen_along(
         seen = Registration(
             start.clone(),
             upright[:, None].repeat(1, frames, 1, 1),
-            start.new_zeros(count, frames),
+            start.new_full((count, frames), torch.inf),
             torch.zeros(count, frames, dtype=torch.bool, device=start.device),
         )
     else:
@@ -347,15 +355,16 @@ def with_sightings(
     sightings: Sightings,
     settings: RegistrationSettings,
 ) -> list[Candidates]:
-    """One more candidate a frame: the registered place, the better the more alike its patch, or,
+    """One more candidate a frame: the registered place, the better the less speaks against it, or,
     where there is none, the one that neighbours carry the point to. Neither is dearer than the
     best match of features."""
     seen, told = sightings.registration, ~sightings.carried.isnan().any(dim=-1)
     points = torch.where(told[..., None], sightings.carried, seen.points)
-    reward = settings.reward * how_alike(seen.likeness, settings)
+    odds = odds_against(seen.error, sightings.confirmed)
+    reward = (-odds.log()).clamp(0, settings.reward)
     price = torch.where(seen.found, -reward, torch.where(told, 0.0, NEVER))
-    carried_error = CARRIED_ERROR / pyramid.scale.mean()
-    variance = torch.where(told, carried_error, settings.error).square()
+    seen_variance = settings.error**2 + seen.error.square()
+    variance = torch.where(told, CARRIED_ERROR**2, seen_variance) / pyramid.scale.mean().square()
     return _with_told(candidates, pyramid.to_working(points), variance, price)
 
 
@@ -399,9 +408,3 @@ def taken_by_tracks(sightings: Sightings, pyramid: Pyramid, points: Tensor) -> S
         registration=replace(seen, found=seen.found & ~passed),
         missed=sightings.missed | passed,
     )
-
-
-def how_alike(likeness: Tensor, settings: RegistrationSettings) -> Tensor:
-    """From 0 at the likeness that is just accepted at full sharpness, and below, to 1."""
-    limit = settings.likeness
-    return ((likeness - limit) / (1 - limit + 1e-6)).clamp(0, 1)
