@@ -34,7 +34,7 @@ def odds_against(error: Tensor, confirmed: Tensor, off: Tensor | None = None) ->
     Args:
         error: [N, T], standard deviation of the place, px of the registration's picture.
         confirmed: bool [N, T], neighbours say that it is there.
-        off: [N, T], see `farthest_off`; None where there are no tracks yet.
+        off: [N, T] working px, see `farthest_off`; None where there are no tracks yet.
 
     Returns:
         [N, T], 0 and more; above one where it is more probably wrong.
@@ -46,7 +46,7 @@ def odds_against(error: Tensor, confirmed: Tensor, off: Tensor | None = None) ->
 
 def farthest_off(points: Tensor, flows: Sequence[FlowPair], query_frame: Tensor) -> Tensor:
     """The largest step off flow that tracks [N, T, 2] took between their queries, of frames int64
-    [N], and every frame, [N, T] px."""
+    [N], and every frame, [N, T] working px."""
     steps = off_flow(points, flows)
     farthest = torch.zeros_like(points[..., 0])
     last = points.shape[1] - 1

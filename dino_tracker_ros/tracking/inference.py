@@ -191,8 +191,8 @@ def _paths(
 def _told_by_pictures(found: Tensor, wrong: Tensor, missed: Tensor, lasting: Tensor) -> Tensor:
     """Confidence [N, T], NaN where the pictures say nothing: where the query's patch is found, by
     the odds that it is another's; where it is missed, how probably it is in sight all the same."""
-    missed_sight = torch.where(missed, lasting, torch.nan)
-    return torch.where(found, 1 / (1 + wrong), missed_sight)
+    not_found = torch.where(missed, lasting, torch.nan)
+    return torch.where(found, 1 / (1 + wrong), not_found)
 
 
 def _visibility(
