@@ -66,7 +66,7 @@ def places_of(grid: TokenGrid, count: int = 60) -> dict[str, Tensor]:
 def test_cosines_are_those_of_the_features_there(grid: TokenGrid) -> None:
     units = noise(grid)
     products = neighbour_products(units, grid)
-    assert products.shape == (FRAMES, grid.rows * grid.cols, 4)
+    assert products.shape == (FRAMES, grid.rows * grid.cols, 16)
     generator = torch.Generator().manual_seed(2)
     queries = unit_length(torch.randn(QUERIES, CHANNELS, generator=generator), dim=1)
     for kind, points in places_of(grid).items():

@@ -7,6 +7,8 @@ So whoever has multiplied queries and tokens once reads any number of places off
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,9 +25,9 @@ def neighbour_products(units: Tensor, grid: TokenGrid) -> Tensor:
         grid: where the tokens lie.
 
     Returns:
-        float32 [T, rows * cols, 4]: products of each token with the one on its right, the one
-        below, the one below on the right; and of the one on its right with the one below. On the
-        border a token is its own neighbour.
+        float32 [T, rows * cols, 16]: products of each token, the one on its right, the one below
+        and the one below on the right with each other, row by row. On the border a token is its
+        own neighbour.
     """
     # Frame by frame: shifted copies of a whole clip would be the most memory it ever takes.
     maps = units.unflatten(2, (grid.rows, grid.cols))
@@ -33,12 +35,17 @@ def neighbour_products(units: Tensor, grid: TokenGrid) -> Tensor:
 
 
 def _neighbour_products(tokens: Tensor) -> Tensor:
-    """Of one frame, [C, rows, cols] to [rows * cols, 4]."""
+    """Of one frame, [C, rows, cols] to [rows * cols, 16]."""
     right = torch.cat([tokens[..., 1:], tokens[..., -1:]], dim=2)
     below = torch.cat([tokens[:, 1:], tokens[:, -1:]], dim=1)
     beyond = torch.cat([right[:, 1:], right[:, -1:]], dim=1)
-    pairs = ((tokens, right), (tokens, below), (tokens, beyond), (right, below))
-    return torch.stack([(a * b).float().sum(dim=0).flatten() for a, b in pairs], dim=-1)
+    one = torch.ones_like(tokens[0], dtype=torch.float32).flatten()
+    ab, ac, ad, bc, bd, cd = (
+        (a * b).float().sum(dim=0).flatten()
+        for a, b in combinations((tokens, right, below, beyond), 2)
+    )
+    square = (one, ab, ac, ad, ab, one, bc, bd, ac, bc, one, cd, ad, bd, cd, one)
+    return torch.stack(square, dim=-1)
 
 
 def cosines_at(
@@ -48,7 +55,7 @@ def cosines_at(
 
     Args:
         cosines: of N queries with the frame's tokens, [N, rows * cols].
-        products: of neighbouring tokens, [rows * cols, 4], see `neighbour_products`.
+        products: of neighbouring tokens, [rows * cols, 16], see `neighbour_products`.
         rows: int64 [B], which query each place is asked for.
         points: [B, 2], (x, y) px.
         grid: where the tokens lie.
@@ -88,15 +95,6 @@ def best_cosines(
 
 def _lengths(products: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """Lengths [B] of features between tokens, from corners' indices and weights [B, 4]."""
-    first, second, third, _ = index.unbind(dim=1)
-    a, b, c, d = weight.unbind(dim=1)
-    own = products[first]
-    squared = weight.square().sum(dim=1) + 2 * (
-        a * b * own[:, 0]
-        + a * c * own[:, 1]
-        + a * d * own[:, 2]
-        + b * c * own[:, 3]
-        + b * d * products[second, 1]
-        + c * d * products[third, 0]
-    )
+    pairs = (weight[:, :, None] * weight[:, None]).flatten(1)
+    squared = (products[index[:, 0]] * pairs).sum(dim=1)
     return squared.clamp(min=1e-8).sqrt()

@@ -34,7 +34,7 @@ class FeatureMap:
     Attributes:
         units: [T, C, rows * cols].
         grid: where they lie.
-        products: of neighbouring tokens, [T, rows * cols, 4], see `neighbour_products`.
+        products: of neighbouring tokens, [T, rows * cols, 16], see `neighbour_products`.
     """
 
     units: Tensor
