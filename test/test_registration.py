@@ -216,6 +216,9 @@ def test_what_blur_and_noise_hide_is_judged_on_a_coarser_level() -> None:
         pyramid_of(texture(), warped_texture(SLOPE, 1.0, 0.0)), queries, start
     )
     assert (result.error > 2 * sharp.error).all()
+    # The finest level, where noise is worse, would say more.
+    finest = found_in_second(pyramid, queries, start, replace(OPTIONS, likeness=0.0))
+    assert (result.error < 0.8 * finest.error).all()
     assert (result.points - truth).norm(dim=-1).max() < 0.5
     # The finest level alone has no coarser one to ask.
     near = truth + around(1.0, len(queries))
