@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking.doubt import OFF_MOST, farthest_off, odds_against
-from dino_tracker_ros.tracking.trajectories import FlowPair, off_flow
+from dino_tracker_ros.tracking.steps import off_flow
+from dino_tracker_ros.tracking.trajectories import FlowPair
 
 HEIGHT, WIDTH, FRAMES = 60, 80, 6
 PACE = torch.tensor([3.0, -1.0])  # px a frame

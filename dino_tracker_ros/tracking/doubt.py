@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.trajectories import FlowPair, off_flow
+from dino_tracker_ros.tracking.steps import off_flow, since_seen
+from dino_tracker_ros.tracking.trajectories import FlowPair
 
 ODDS = 0.03
 """Of being wrong to being right, …"""
@@ -47,13 +48,6 @@ def odds_against(error: Tensor, confirmed: Tensor, off: Tensor | None = None) ->
 def farthest_off(points: Tensor, flows: Sequence[FlowPair], query_frame: Tensor) -> Tensor:
     """The largest step off flow that tracks [N, T, 2] took between their queries, of frames int64
     [N], and every frame, [N, T] working px."""
-    steps = off_flow(points, flows)
-    farthest = torch.zeros_like(points[..., 0])
-    last = points.shape[1] - 1
-    for t in range(last):
-        on = torch.maximum(farthest[:, t], steps[:, t])
-        farthest[:, t + 1] = torch.where(query_frame <= t, on, 0.0)
-    for t in reversed(range(last)):
-        back = torch.maximum(farthest[:, t + 1], steps[:, t])
-        farthest[:, t] = torch.where(query_frame > t, back, farthest[:, t])
-    return farthest
+    home = torch.zeros(points.shape[:2], dtype=torch.bool, device=points.device)
+    home[torch.arange(len(points), device=points.device), query_frame] = True
+    return since_seen(off_flow(points, flows), home, torch.maximum)

@@ -8,14 +8,15 @@ it is another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking.lattice import square
 from dino_tracker_ros.tracking.registration import Pyramid
-from dino_tracker_ros.tracking.trajectories import FlowPair, off_flow, sample_map
+from dino_tracker_ros.tracking.steps import off_flow, since_seen
+from dino_tracker_ros.tracking.trajectories import FlowPair, sample_map
 
 OFF = 3.0
 """Farther off its flow than this a step says no more, px."""
@@ -46,25 +47,11 @@ def in_sight(
     Returns:
         [N, T] in 0..1; it is meant for those that are not seen.
     """
-    off = _since_seen(off_flow(points, flows).clamp(max=OFF).square(), seen, torch.add)
-    change = _since_seen(_changes(pyramid, points), seen, torch.maximum)
+    off = since_seen(off_flow(points, flows).clamp(max=OFF).square(), seen, torch.add)
+    change = since_seen(_changes(pyramid, points), seen, torch.maximum)
     against = (off + STEPS_NONE) ** STEPS_POWER * (change + CHANGE_NONE) ** CHANGE_POWER
     against = against * ((contrast + CONTRAST_NONE) ** CONTRAST_POWER)[:, None]
     return ODDS / (ODDS + against)
-
-
-def _since_seen(
-    steps: Tensor, seen: Tensor, join: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """What steps [N, T-1] between frames add up to since a point was seen, or until it is seen
-    again, whichever is less; [N, T], infinite where it never is."""
-    total = torch.where(seen, 0.0, torch.inf).to(steps.dtype)
-    last = seen.shape[1] - 1
-    for t in range(last):
-        total[:, t + 1] = torch.minimum(total[:, t + 1], join(total[:, t], steps[:, t]))
-    for t in reversed(range(last)):
-        total[:, t] = torch.minimum(total[:, t], join(total[:, t + 1], steps[:, t]))
-    return total
 
 
 def _changes(pyramid: Pyramid, points: Tensor) -> Tensor:

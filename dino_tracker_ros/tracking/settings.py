@@ -332,7 +332,7 @@ class RegistrationSettings(SettingGroup):
     error: float = setting(
         0.3, "error of a registration beside the one that its fit tells, in that picture",
         unit="px", minimum=0.001, maximum=100,
-    )
+    )  # fmt: skip
     reward: float = setting(
         5.0, "what a registration takes off a path's price at most: it is worth the logarithm of "
         "the odds that it is right", minimum=0, maximum=1e4,

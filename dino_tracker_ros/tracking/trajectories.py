@@ -7,7 +7,7 @@ All positions are (x, y) in working pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -72,18 +72,6 @@ def loop_step(points: Tensor, flow: FlowPair) -> tuple[Tensor, Tensor]:
     moved = points + sample_map(there, points)
     returned = moved + sample_map(back, moved)
     return moved, (returned - points).norm(dim=-1)
-
-
-def off_flow(points: Tensor, flows: Sequence[FlowPair]) -> Tensor:
-    """How far steps of tracks [N, T, 2] are from flow, there or back, whichever is nearer, [N, T-1]
-    px."""
-    off = points.new_zeros(len(points), len(flows))
-    for t, (there, back) in enumerate(flows):
-        here, step = points[:, t], points[:, t + 1] - points[:, t]
-        ahead = (sample_map(there, here) - step).norm(dim=-1)
-        behind = (sample_map(back, points[:, t + 1]) + step).norm(dim=-1)
-        off[:, t] = torch.minimum(ahead, behind)
-    return off
 
 
 def follow(points: Tensor, flow: FlowPair, loop_error: float) -> tuple[Tensor, Tensor]:
