@@ -247,6 +247,9 @@ def test_pixels_reach_the_network_as_imagenet_wants_them() -> None:
     ("text", "expected"),
     [
         ("processor : 0\nflags\t\t: fpu avx512f avx512_bf16 arat\n", False),
+        ("vendor_id\t: GenuineIntel\nmodel : 1\nflags\t\t: fpu avx512_bf16 arat\n", False),
+        ("vendor_id\t: AuthenticAMD\nmodel : 1\nflags\t\t: fpu avx512_bf16 arat\n", True),
+        ("vendor_id\t: AuthenticAMD\nmodel : 1\nflags\t\t: fpu avx2\n", False),
         ("flags\t\t: fpu avx512f amx_bf16 amx_tile\n", True),
         ("Features\t: fp asimd i8mm bf16 dgh\n", True),
         ("flags\t\t: fpu avx2 f16c\nbugs : bf16\n", False),

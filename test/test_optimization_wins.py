@@ -21,9 +21,7 @@ def delta_average(tracks: Tracks, clip: SyntheticClip) -> float:
 def optimized(clip: SyntheticClip, cache: WeightsCache, **changed: object) -> dict[str, float]:
     """δ_avg before and after the optimization, and of what the tracker is made from."""
     values = {name.replace("__", "."): value for name, value in changed.items()}
-    settings = with_values(
-        preset("cpu"), {"device": "cpu", "clip.longest_side": 320, **values}
-    )
+    settings = with_values(preset("cpu"), {"device": "cpu", "clip.longest_side": 320, **values})
     tracker = DinoTracker(settings, cache)
     for frame in clip.frames:
         tracker.observe(frame)
@@ -50,14 +48,22 @@ def clips() -> list[SyntheticClip]:
 def test_optimization_beats_raw_matching_and_chained_flow(
     clips: list[SyntheticClip], weights_cache: WeightsCache
 ) -> None:
-    told = [optimized(clip, weights_cache) for clip in clips]
-    for each in told:
+    for clip in clips:
+        each = optimized(clip, weights_cache)
         assert np.isfinite(list(each.values())).all()
         assert each["optimized"] > each["raw DINOv2"], each
         assert each["optimized"] > each["chained flow"], each
-    # Paths and registration leave little to gain: a point moves one clip either way.
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_optimized_paths_are_better(
+    clips: list[SyntheticClip], weights_cache: WeightsCache
+) -> None:
+    """Without registration, which leaves nothing to gain on such stiff things."""
+    told = [optimized(clip, weights_cache, registration__enabled=False) for clip in clips]
     gain = [each["optimized"] - each["not optimized"] for each in told]
-    assert np.mean(gain) > 0, told
+    assert np.mean(gain) > 1, told
 
 
 @pytest.mark.slow

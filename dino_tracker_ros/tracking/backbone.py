@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from dino_tracker_ros.tracking.attention import attend_in_blocks
 from dino_tracker_ros.tracking.errors import SettingError, WeightsError
 from dino_tracker_ros.tracking.pixels import imagenet_normalized, unit_range
 from dino_tracker_ros.tracking.precision import mixed, store_products_in
@@ -115,6 +116,8 @@ class Backbone:
         self._position_table: Tensor = network.embeddings.position_embeddings
         if precision != torch.float32:
             store_products_in(network, precision)
+            if device.type == "cpu":
+                attend_in_blocks(network)
         self._network = network
         self._positions: dict[TokenGrid, Tensor] = {}
         self._recordings: dict[tuple[object, ...], Recording[tuple[Tensor, ...]]] = {}

@@ -10,9 +10,13 @@ import torch
 from torch import nn
 
 _CPU_INFO = Path("/proc/cpuinfo")
-# x86's tile units and Arm's matrix units are several times faster than float32. Not avx512_bf16:
-# those vector units alone were measured at about half of float32's speed.
-_BFLOAT16_UNITS = re.compile(r"^(?:flags\s*:.*\bamx_bf16|Features\s*:.*\bbf16)\b", re.MULTILINE)
+# Several times faster than float32: x86's tile units, Arm's matrix units, and AMD's vector units.
+# Intel's vector units alone (avx512_bf16 without amx_bf16) were measured at half of its speed.
+_BFLOAT16_UNITS = (
+    re.compile(r"^flags\s*:.*\bamx_bf16\b", re.MULTILINE),
+    re.compile(r"^Features\s*:.*\bbf16\b", re.MULTILINE),
+    re.compile(r"^vendor_id\s*:\s*AuthenticAMD\n(?:.+\n)*flags\s*:.*\bavx512_bf16\b", re.MULTILINE),
+)
 
 
 def fastest_precision(device: torch.device) -> torch.dtype:
@@ -32,9 +36,10 @@ def fastest_precision(device: torch.device) -> torch.dtype:
 def has_bfloat16_units(cpu_info: Path) -> bool:
     """Whether the kernel's description of the CPU names fast bfloat16 instructions."""
     try:
-        return _BFLOAT16_UNITS.search(cpu_info.read_text()) is not None
+        text = cpu_info.read_text()
     except OSError:
         return False
+    return any(units.search(text) for units in _BFLOAT16_UNITS)
 
 
 def mixed(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
