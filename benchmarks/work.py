@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.clips import Clip
 from benchmarks.machine import Ceilings
@@ -73,7 +74,10 @@ def estimated_seconds(
 def counted() -> Iterator[list[Work]]:
     """Counts what PyTorch does in the block; afterwards the list holds it."""
     found: list[Work] = []
-    with FlopCounterMode(display=False) as flops, _Traffic() as traffic:
+    # PyTorch has formulas for the attention of GPUs alone.
+    of_a_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    formulas = {of_a_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as flops, _Traffic() as traffic:
         yield found
     found.append(Work(flops.get_total_flops(), traffic.bytes))
 

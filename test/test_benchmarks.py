@@ -109,6 +109,13 @@ def test_products_are_counted_and_views_are_free():
     assert found[0].bytes < 100
 
 
+def test_attention_is_counted_on_a_cpu_too():
+    query, key, value = torch.zeros(2, 3, 10, 8), torch.zeros(2, 3, 7, 8), torch.zeros(2, 3, 7, 8)
+    with counted() as found:
+        torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    assert found[0].flops == 2 * 2 * (2 * 3) * 10 * 7 * 8
+
+
 def test_gradients_are_counted_too():
     weight = torch.ones(4, 4, requires_grad=True)
     source = torch.ones(8, 4)
