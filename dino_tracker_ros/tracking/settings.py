@@ -460,6 +460,7 @@ PRESETS: dict[str, dict[str, Value]] = {
         "backbone.placing_scale": 1.0,
         # A smaller picture knows less beforehand (RESULTS).
         "optimizer.iterations": 50,
+        "optimizer.warm_iterations": 6,
         "inference.residual_share": 1.0,
         # Flow teaches alone: the others take a third of the time and move no score beyond chance.
         "loss.dino_best_buddies": 0.0,
