@@ -70,7 +70,7 @@ class Backbone:
         blocks: whose outputs are wanted, counted from 1; computing stops at the last.
         stride: distance between tokens, px, 1..patch.
         final_norm: apply the network's last layer norm to each output.
-        precision: of matrix products; float32 elsewhere.
+        precision: of matrix products and attention; float32 elsewhere.
         device: where it runs.
 
     Raises:
