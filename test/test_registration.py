@@ -495,11 +495,35 @@ def test_frames_read_as_one_volume_are_frames_read_by_themselves(frames: int) ->
     torch.testing.assert_close(volume, alone, atol=2e-3, rtol=0)
 
 
-def test_a_step_and_its_inverse_cancel() -> None:
-    step = 0.2 * torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
-    step[:, :2] *= 20
-    motion = torch.eye(3).repeat(20, 1, 1)
-    motion[:, :2, 2] = step[:, :2]
-    motion[:, :2, :2] += step[:, 2:].view(-1, 2, 2)
-    both = registration_module._inverse_motion(step) @ motion
-    torch.testing.assert_close(both, torch.eye(3).expand(20, 3, 3), atol=1e-4, rtol=0)
+def motion_of(step: Tensor) -> Tensor:
+    """As matrices [B, 3, 3]; steps [B, 6] are what is added to the rows (a, b, x), (c, d, y)."""
+    motion = torch.eye(3).repeat(len(step), 1, 1)
+    motion[:, :2] += step.view(-1, 2, 3)
+    return motion
+
+
+def test_a_step_of_the_template_and_the_step_back_of_the_picture_cancel() -> None:
+    generator = torch.Generator().manual_seed(0)
+    view = torch.randn(20, 2, 3, generator=generator)
+    step = torch.randn(20, 6, generator=generator)
+    shift = step * torch.tensor([0.0, 0.0, 20.0, 0.0, 0.0, 20.0])
+    there = registration_module._moved_back(view, shift) @ motion_of(shift)
+    torch.testing.assert_close(there, view, atol=1e-5, rtol=0)
+    # What is left is of third order in a step that deforms.
+    left = [
+        registration_module._moved_back(view, size * step) @ motion_of(size * step) - view
+        for size in (0.1, 0.05)
+    ]
+    assert left[0].abs().max() < 0.05
+    assert left[0].norm() / left[1].norm() == pytest.approx(8, rel=0.1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (31, 44), (40, 61)])
+def test_a_coarser_level_is_every_second_pixel_behind_a_binomial(height: int, width: int) -> None:
+    pictures = 255 * torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    wide = F.pad(pictures[:, None], (2, 2, 2, 2), mode="replicate")
+    blurred = F.conv2d(wide, torch.outer(taps, taps)[None, None])[:, 0]
+    halved = registration_module._halved(pictures)
+    torch.testing.assert_close(halved, blurred[:, ::2, ::2], atol=1e-3, rtol=0)
+

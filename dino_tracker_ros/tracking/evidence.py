@@ -35,22 +35,26 @@ class FeatureMap:
         units: [T, C, rows * cols].
         grid: where they lie.
         products: of neighbouring tokens, [T, rows * cols, 16], see `neighbour_products`.
+        precision: in which a place is compared with all of another frame.
     """
 
     units: Tensor
     grid: TokenGrid
     products: Tensor
+    precision: torch.dtype
 
     def at(self, frames: Tensor, points: Tensor) -> Tensor:
         """Unit features [B, C] at points [B, 2] px of frames int64 [B]."""
         return unit_length(sample_tokens(self.units, frames, points, self.grid), dim=1)
 
 
-def feature_map(units: Tensor, grid: TokenGrid) -> FeatureMap:
+def feature_map(
+    units: Tensor, grid: TokenGrid, precision: torch.dtype = torch.float32
+) -> FeatureMap:
     """The map of unit features [T, C, rows * cols]."""
     # A token's channels lie together in memory: places are read token by token.
     units = units.transpose(1, 2).contiguous().transpose(1, 2)
-    return FeatureMap(units, grid, neighbour_products(units, grid))
+    return FeatureMap(units, grid, neighbour_products(units, grid), precision)
 
 
 @dataclass(frozen=True)
@@ -165,8 +169,9 @@ class Evidence:
             own = homes == home
             there = finding.units[home].view(-1, grid.rows, grid.cols)[:, ::step, ::step]
             best[own] = best_cosines(
-                finding.units[frame], finding.products[frame], there.flatten(1), points[own], grid
-            )
+                finding.units[frame], finding.products[frame], there.flatten(1), points[own], grid,
+                finding.precision,
+            )  # fmt: skip
         return best
 
     def _placed(self, similarity: Tensor, peaks: Tensor) -> Tensor:

@@ -100,7 +100,10 @@ def refine_clip(
     units = unit_length(tokens, dim=1)
     maps = None
     if placing is not None:
-        maps = feature_map(units, grid), feature_map(placing.flatten(2), placing_grid)
+        maps = (
+            feature_map(units, grid, model.precision),
+            feature_map(placing.flatten(2), placing_grid, model.precision),
+        )
     return RefinedClip(images, tokens, units, grid, model.head, flows, maps)
 
 
