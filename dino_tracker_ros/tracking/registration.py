@@ -38,8 +38,6 @@ ONE_SAMPLE = 16.0
 """Area within which what a fit leaves over is as good as one sample, px²."""
 FLAT = 1.0
 """Standard deviation of the gray values, 0..255, below which a patch has nothing to hold on to."""
-_MOTION = (2, 3, 0, 4, 5, 1)
-"""Of what is solved for, in the order of `_template`'s slopes, the rows (a, b, x) and (c, d, y)."""
 
 
 Support = Callable[[int, Tensor], Tensor]
@@ -326,14 +324,15 @@ def _template(
     down_up = ((seen[:, 2:, 1:-1] - seen[:, :-2, 1:-1]) / 2).flatten(1)
     centred, contrast = _standardized(seen[:, 1:-1, 1:-1].flatten(1), weight)
     across, along = offsets[:, 0] / radius, offsets[:, 1] / radius
+    # Of what is added to a motion's rows (a, b, x) and (c, d, y), of contrast and of brightness.
     slopes = torch.stack(
         [
-            right_left,
-            down_up,
             right_left * across,
             right_left * along,
+            right_left,
             down_up * across,
             down_up * along,
+            down_up,
             centred,
             torch.ones_like(centred),
         ],
@@ -342,12 +341,12 @@ def _template(
     weighted = slopes * weight[:, None]
     squares = weighted @ slopes.transpose(1, 2)
     scale = torch.diagonal(squares, dim1=1, dim2=2).mean(dim=1)[:, None]
-    prior = squares.new_tensor([0, 0, 1, 1, 1, 1, 0, 0]) * SHEAR_PRIOR
+    prior = constant((1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0), squares) * SHEAR_PRIOR
     damped = squares + torch.diag_embed(prior * scale + 1e-5 * scale + 1e-3)
-    solver = torch.linalg.solve(damped, weighted)
-    solver[:, 2:6] /= radius  # from samples of a square of half side 1 to px
+    solver = torch.linalg.solve(damped, weighted)[:, :6].unflatten(1, (2, 3))
+    solver[:, :, :2] /= radius  # from samples of a square of half side 1 to px
     looseness = contrast[:, 0] * _worst_deviation(squares, scale, weight)
-    return Template(offsets, weight, centred, contrast, solver[:, _MOTION], looseness)
+    return Template(offsets, weight, centred, contrast, solver.flatten(1, 2), looseness)
 
 
 def _worst_deviation(squares: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
@@ -355,12 +354,12 @@ def _worst_deviation(squares: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
     noise: what a least-squares fit tells of itself.
 
     Args:
-        squares: [N, 8, 8], of the slopes; shift comes first.
+        squares: [N, 8, 8], of the slopes; those of the shift are the third and the sixth.
         scale: [N, 1], of their size.
         weight: [N, K], of the samples; they sum to one.
     """
     held = squares + torch.diag_embed((1e-6 * scale + 1e-6).expand(-1, squares.shape[1]))
-    across, _, covaried, down = torch.linalg.inv(held)[:, :2, :2].flatten(1).unbind(dim=1)
+    across, _, covaried, down = torch.linalg.inv(held)[:, 2:6:3, 2:6:3].flatten(1).unbind(dim=1)
     worst = (across + down) / 2 + torch.hypot((across - down) / 2, covaried)
     return (ONE_SAMPLE * weight.square().sum(dim=1) * worst.clamp(min=0)).sqrt()
 
