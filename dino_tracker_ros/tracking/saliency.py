@@ -29,8 +29,8 @@ def salient_tokens(features: Tensor) -> Tensor:
     score = (centred @ direction).view(frames, rows, cols)
     above = score > _otsu(score.flatten())
     border = torch.zeros(rows, cols, dtype=torch.bool, device=features.device)
-    border[[0, -1]] = True
-    border[:, [0, -1]] = True
+    border[0], border[-1] = True, True
+    border[:, 0], border[:, -1] = True, True
     on_border = above[:, border].float().mean()
     within = above[:, ~border].float().mean() if (~border).any() else on_border
     return above if within >= on_border else ~above
