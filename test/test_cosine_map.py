@@ -7,7 +7,12 @@ import torch
 from slow_sampling import slow_sample
 from torch import Tensor
 
-from dino_tracker_ros.tracking.cosine_map import best_cosines, cosines_at, neighbour_products
+from dino_tracker_ros.tracking.cosine_map import (
+    best_cosines,
+    cosines_at,
+    neighbour_products,
+    places_at,
+)
 from dino_tracker_ros.tracking.matching import corners, sample_tokens, unit_length
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 
@@ -74,7 +79,7 @@ def test_cosines_are_those_of_the_features_there(grid: TokenGrid) -> None:
             # Every query in whatever order, some of them many times.
             rows = torch.randint(QUERIES, (len(points),), generator=generator)
             cosines = queries @ units[frame]
-            found = cosines_at(cosines, products[frame], rows, points, grid)
+            found = cosines_at(cosines, rows, places_at(products[frame], points, grid))
             there = sample_tokens(units, torch.full_like(rows, frame), points, grid)
             expected = (unit_length(there, dim=1) * queries[rows]).sum(dim=1)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=0, msg=kind)
@@ -87,7 +92,7 @@ def test_cosines_are_the_slow_ones(grid: TokenGrid) -> None:
     products = neighbour_products(units, grid)[1]
     for kind, points in places_of(grid, 12).items():
         rows = torch.zeros(len(points)).long()
-        found = cosines_at((query @ units[1])[None], products, rows, points, grid)
+        found = cosines_at((query @ units[1])[None], rows, places_at(products, points, grid))
         maps = units[1].double().view(-1, grid.rows, grid.cols)
         for point, cosine in zip(points.tolist(), found.tolist(), strict=True):
             there = unit_length(slow_sample(maps, *point, grid), dim=0)
@@ -100,7 +105,7 @@ def test_the_best_cosines_are_those_of_the_features_there(grid: TokenGrid) -> No
     products = neighbour_products(units, grid)[1]
     others = noise(grid, seed=5)[0][:, ::3]
     for kind, points in places_of(grid).items():
-        best = best_cosines(units[1], products, others, points, grid)
+        best = best_cosines(units[1], others, places_at(products, points, grid))
         there = sample_tokens(units, torch.ones(len(points)).long(), points, grid)
         expected = (unit_length(there, dim=1) @ others).amax(dim=1)
         torch.testing.assert_close(best, expected, atol=1e-5, rtol=0, msg=kind)
@@ -110,10 +115,10 @@ def test_the_best_cosines_lose_little_in_half_precision() -> None:
     """Whatever all features have in common: near 0.9 half precision has steps of 0.004."""
     grid = GRIDS["plain"]
     alike = unit_length(noise(grid, seed=4) + 2 * noise(grid, seed=6)[:1, :, :1], dim=1)
-    points = places_of(grid)["within"]
     products = neighbour_products(alike, grid)[1]
+    places = places_at(products, places_of(grid)["within"], grid)
     exact, rough = (
-        best_cosines(alike[1], products, alike[0], points, grid, precision)
+        best_cosines(alike[1], alike[0], places, precision)
         for precision in (torch.float32, torch.bfloat16)
     )
     assert exact.min() > 0.85
@@ -125,9 +130,9 @@ def test_nothing_may_be_asked() -> None:
     units = noise(grid)
     nobody = torch.zeros(0).long()
     products = neighbour_products(units, grid)[0]
-    places = torch.zeros(0, 2)
-    assert cosines_at(units[0, :2], products, nobody, places, grid).shape == (0,)
-    assert best_cosines(units[0], products, units[1], places, grid).shape == (0,)
+    places = places_at(products, torch.zeros(0, 2), grid)
+    assert cosines_at(units[0, :2], nobody, places).shape == (0,)
+    assert best_cosines(units[0], units[1], places).shape == (0,)
 
 
 def test_features_that_cancel_out_give_a_number() -> None:
@@ -137,7 +142,7 @@ def test_features_that_cancel_out_give_a_number() -> None:
     units = torch.tensor([[[1.0, -1.0], [0.0, 0.0]]])
     products = neighbour_products(units, grid)[0]
     middle = grid.centres().reshape(-1, 2).mean(dim=0)[None]
-    found = cosines_at(units[0, :1], products, torch.tensor([0]), middle, grid)
+    found = cosines_at(units[0, :1], torch.tensor([0]), places_at(products, middle, grid))
     assert found.tolist() == [pytest.approx(0, abs=1e-3)]
 
 

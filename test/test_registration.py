@@ -505,17 +505,10 @@ def motion_of(step: Tensor) -> Tensor:
 def test_a_step_of_the_template_and_the_step_back_of_the_picture_cancel() -> None:
     generator = torch.Generator().manual_seed(0)
     view = torch.randn(20, 2, 3, generator=generator)
-    step = torch.randn(20, 6, generator=generator)
-    shift = step * torch.tensor([0.0, 0.0, 20.0, 0.0, 0.0, 20.0])
-    there = registration_module._moved_back(view, shift) @ motion_of(shift)
-    torch.testing.assert_close(there, view, atol=1e-5, rtol=0)
-    # What is left is of third order in a step that deforms.
-    left = [
-        registration_module._moved_back(view, size * step) @ motion_of(size * step) - view
-        for size in (0.1, 0.05)
-    ]
-    assert left[0].abs().max() < 0.05
-    assert left[0].norm() / left[1].norm() == pytest.approx(8, rel=0.1)
+    step = 0.2 * torch.randn(20, 6, generator=generator)
+    step[:, [2, 5]] *= 20
+    there = registration_module._moved_back(view, step) @ motion_of(step)
+    torch.testing.assert_close(there, view, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (31, 44), (40, 61)])

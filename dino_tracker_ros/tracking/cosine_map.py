@@ -7,6 +7,8 @@ So whoever has multiplied queries and tokens once reads any number of places off
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,7 +19,7 @@ from dino_tracker_ros.tracking.token_grid import TokenGrid
 
 
 def neighbour_products(units: Tensor, grid: TokenGrid) -> Tensor:
-    """What `cosines_at` has to know about the tokens themselves.
+    """What `places_at` has to know about the tokens themselves.
 
     Args:
         units: features of unit length of T frames, [T, C, rows * cols].
@@ -52,61 +54,74 @@ def _neighbour_products(tokens: Tensor) -> Tensor:
     return torch.stack(square, dim=-1).flatten(0, 1)
 
 
-def cosines_at(
-    cosines: Tensor, products: Tensor, rows: Tensor, points: Tensor, grid: TokenGrid
-) -> Tensor:
+@dataclass(frozen=True)
+class Places:
+    """B places between the tokens of a frame.
+
+    Attributes:
+        corners: int64 [B, 4], the tokens around each.
+        weight: [B, 4], theirs in what is interpolated there.
+        length: [B], of the features that are.
+    """
+
+    corners: Tensor
+    weight: Tensor
+    length: Tensor
+
+    def __getitem__(self, chosen: Tensor) -> Places:
+        """Those that are chosen, bool [B]."""
+        return Places(self.corners[chosen], self.weight[chosen], self.length[chosen])
+
+
+def places_at(products: Tensor, points: Tensor, grid: TokenGrid) -> Places:
+    """Places at points.
+
+    Args:
+        products: of a frame's neighbouring tokens, [rows * cols, 16], see `neighbour_products`.
+        points: [B, 2], (x, y) px.
+        grid: where the tokens lie.
+    """
+    index, weight = corners(points, grid)
+    pairs = (weight[:, :, None] * weight[:, None]).flatten(1)
+    squared = (products[index[:, 0]] * pairs).sum(dim=1)
+    return Places(index, weight, squared.clamp(min=1e-8).sqrt())
+
+
+def cosines_at(cosines: Tensor, rows: Tensor, places: Places) -> Tensor:
     """Cosines of queries with the features at places of a frame.
 
     Args:
         cosines: of N queries with the frame's tokens, [N, rows * cols].
-        products: of neighbouring tokens, [rows * cols, 16], see `neighbour_products`.
         rows: int64 [B], which query each place is asked for.
-        points: [B, 2], (x, y) px.
-        grid: where the tokens lie.
+        places: B.
 
     Returns:
         [B].
     """
-    index, weight = corners(points, grid)
-    around = cosines[rows[:, None], index]
-    return (around * weight).sum(dim=1) / _lengths(products, index, weight)
+    around = cosines[rows[:, None], places.corners]
+    return (around * places.weight).sum(dim=1) / places.length
 
 
 def best_cosines(
-    units: Tensor,
-    products: Tensor,
-    others: Tensor,
-    points: Tensor,
-    grid: TokenGrid,
-    precision: torch.dtype = torch.float32,
+    units: Tensor, others: Tensor, places: Places, precision: torch.dtype = torch.float32
 ) -> Tensor:
     """Of the features at places of a frame, the largest cosine with any of some other features.
 
     Args:
         units: of the frame, [C, rows * cols], of unit length.
-        products: of its neighbouring tokens, see `neighbour_products`.
         others: [C, M], of unit length.
-        points: [B, 2], (x, y) px.
-        grid: where the tokens lie.
+        places: B.
         precision: of the products.
 
     Returns:
         [B].
     """
-    index, weight = corners(points, grid)
     # Places share tokens, and four products are interpolated instead of C channels.
-    used, place = index.unique(return_inverse=True)
+    used, place = places.corners.unique(return_inverse=True)
     tokens, shared = units.T[used], others.mean(dim=1, keepdim=True)
     with mixed(units.device, precision):
         # Without what the others share, less is lost to rounding.
         cosines = tokens @ (others - shared)
-    best = F.embedding_bag(place, cosines.float(), per_sample_weights=weight, mode="sum")
-    common = ((tokens @ shared)[place, 0] * weight).sum(dim=1)
-    return (best.amax(dim=1) + common) / _lengths(products, index, weight)
-
-
-def _lengths(products: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Lengths [B] of features between tokens, from corners' indices and weights [B, 4]."""
-    pairs = (weight[:, :, None] * weight[:, None]).flatten(1)
-    squared = (products[index[:, 0]] * pairs).sum(dim=1)
-    return squared.clamp(min=1e-8).sqrt()
+    best = F.embedding_bag(place, cosines.float(), per_sample_weights=places.weight, mode="sum")
+    common = ((tokens @ shared)[place, 0] * places.weight).sum(dim=1)
+    return (best.amax(dim=1) + common) / places.length

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dino_tracker_ros.tracking.cosine_map import best_cosines, cosines_at, neighbour_products
+from dino_tracker_ros.tracking.cosine_map import (
+    Places,
+    best_cosines,
+    cosines_at,
+    neighbour_products,
+    places_at,
+)
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates
 from dino_tracker_ros.tracking.matching import sample_tokens, unit_length
 from dino_tracker_ros.tracking.settings import HypothesesSettings
@@ -114,8 +120,9 @@ class Evidence:
         Returns:
             [B].
         """
-        found, likeness = self._likeness(self._looks[frame], frame, rows, points)
-        return self._price(frame, rows, points, found, likeness)
+        look = self._looks[frame]
+        places, found, likeness = self._likeness(look, frame, rows, points)
+        return self._price(frame, rows, places, found, likeness, look.best)
 
     def _look(self, frame: int, find: Tensor, place: Tensor) -> None:
         settings, grid = self._settings, self._placing.grid
@@ -125,9 +132,10 @@ class Evidence:
         points = self._placed(placing, peaks)
         rows = torch.arange(len(find), device=find.device).repeat_interleave(peaks.shape[1])
         look = _Look(finding, placing, placing.new_zeros(len(find)))
-        found, likeness = self._likeness(look, frame, rows, points.flatten(0, 1))
-        self._looks.append(replace(look, best=likeness.view(peaks.shape).amax(dim=1)))
-        price = self._price(frame, rows, points.flatten(0, 1), found, likeness).view(peaks.shape)
+        places, found, likeness = self._likeness(look, frame, rows, points.flatten(0, 1))
+        look = replace(look, best=likeness.view(peaks.shape).amax(dim=1))
+        self._looks.append(look)
+        price = self._price(frame, rows, places, found, likeness, look.best).view(peaks.shape)
         self._candidates.append(
             Candidates(
                 points,
@@ -139,39 +147,45 @@ class Evidence:
 
     def _likeness(
         self, look: _Look, frame: int, rows: Tensor, points: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The finding map's cosine at points [B, 2], and its weighted mean with the other map's;
-        [B] both."""
+    ) -> tuple[Places, Tensor, Tensor]:
+        """Points [B, 2] among the finding map's tokens, that map's cosine there, and its weighted
+        mean with the other map's; [B] both."""
         finding, placing = self._finding, self._placing
-        found = cosines_at(look.finding, finding.products[frame], rows, points, finding.grid)
-        placed = cosines_at(look.placing, placing.products[frame], rows, points, placing.grid)
-        return found, FINDING_SHARE * found + (1 - FINDING_SHARE) * placed
+        places = places_at(finding.products[frame], points, finding.grid)
+        found = cosines_at(look.finding, rows, places)
+        beside = places_at(placing.products[frame], points, placing.grid)
+        placed = cosines_at(look.placing, rows, beside)
+        return places, found, FINDING_SHARE * found + (1 - FINDING_SHARE) * placed
 
     def _price(
-        self, frame: int, rows: Tensor, points: Tensor, found: Tensor, likeness: Tensor
+        self,
+        frame: int,
+        rows: Tensor,
+        places: Places,
+        found: Tensor,
+        likeness: Tensor,
+        best: Tensor,
     ) -> Tensor:
         settings = self._settings
-        lost = (self._looks[frame].best[rows] - likeness).clamp(min=0)
-        price = lost / settings.temperature
+        price = (best[rows] - likeness).clamp(min=0) / settings.temperature
         if settings.way_back > 0:
-            back = (self._best_fit(frame, rows, points) - found).clamp(min=0)
+            back = (self._best_fit(frame, rows, places) - found).clamp(min=0)
             price = price + settings.way_back * back / settings.temperature
         return price.clamp(max=settings.most_price)
 
-    def _best_fit(self, frame: int, rows: Tensor, points: Tensor) -> Tensor:
-        """Cosine of the features at points [B, 2] with the token of the query's frame that fits
-        them best, [B]."""
+    def _best_fit(self, frame: int, rows: Tensor, places: Places) -> Tensor:
+        """Cosine of the features at B places with the token of the query's frame that fits them
+        best, [B]."""
         finding, grid = self._finding, self._finding.grid
         homes = self._query_frame[rows]
-        best = torch.empty_like(points[:, 0])
+        best = torch.empty_like(places.length)
         step = max(1, round((grid.rows * grid.cols / BACK_TOKENS) ** 0.5))
         for home in homes.unique().tolist():
             own = homes == home
             there = finding.units[home].view(-1, grid.rows, grid.cols)[:, ::step, ::step]
             best[own] = best_cosines(
-                finding.units[frame], finding.products[frame], there.flatten(1), points[own], grid,
-                finding.precision,
-            )  # fmt: skip
+                finding.units[frame], there.flatten(1), places[own], finding.precision
+            )
         return best
 
     def _placed(self, similarity: Tensor, peaks: Tensor) -> Tensor:

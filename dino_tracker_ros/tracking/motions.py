@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.affine import UNIT, solved, trios
+from dino_tracker_ros.tracking.affine import UNIT, distances, solved, trios
 from dino_tracker_ros.tracking.lattice import square
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside, loop_step
 
@@ -146,7 +146,7 @@ def followed(steps: Steps, members: Tensor) -> tuple[Tensor, Tensor]:
     weight = steps.closed * (steps.weight * members)[:, None]
     maps = solved(steps.design, steps.moved, weight)
     for _ in range(3):
-        apart = (steps.design @ maps - steps.moved).norm(dim=-1) / (3 * SAME)
+        apart = distances(steps.design @ maps, steps.moved) / (3 * SAME)
         agree = weight * (1 - apart.square()).clamp(min=0)
         maps = solved(steps.design, steps.moved, agree)
     fewest = (KEPT * members.sum(dim=1, keepdim=True)).clamp(min=FEWEST)
@@ -210,8 +210,7 @@ def _apart(steps: Steps, maps: Tensor) -> Tensor:
     trials = maps.ndim - 4
     shape = (len(steps.moved), *[1] * trials, *steps.moved.shape[1:])
     pace = maps.new_tensor([abs(frame) for frame in steps.frames])[:, None]
-    across, down = (steps.design @ maps - steps.moved.view(shape)).unbind(dim=-1)
-    apart = (across.square() + down.square()).sqrt() / pace
+    apart = distances(steps.design @ maps, steps.moved.view(shape)) / pace
     closed = steps.closed.view(shape[:-1])
     count = closed.sum(dim=-2)
     mean = (apart * closed).sum(dim=-2) / count.clamp(min=1)

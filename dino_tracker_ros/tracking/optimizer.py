@@ -285,12 +285,13 @@ def _losses(
             model, data, frames, tokens, units, settings, generator
         )
 
-    raw = raw.float().flatten(2)
-    raw_length = lengths(raw)
-    if weights.norm > 0:
-        terms["norm"] = weights.norm * losses.norm_prior(length, raw_length)
-    if weights.angle > 0:
-        terms["angle"] = weights.angle * losses.angle_prior(units, raw / raw_length)
+    if max(weights.norm, weights.angle) > 0:
+        raw = raw.float().flatten(2)
+        raw_length = lengths(raw)
+        if weights.norm > 0:
+            terms["norm"] = weights.norm * losses.norm_prior(length, raw_length)
+        if weights.angle > 0:
+            terms["angle"] = weights.angle * losses.angle_prior(units, raw / raw_length)
     return terms
 
 

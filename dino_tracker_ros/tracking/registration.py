@@ -246,35 +246,32 @@ def _registered(
     """Places, warps, errors and whether it was found, of patches of one octave: those that have
     grown are looked for in a picture as much coarser, of those that have shrunk a coarser
     template, so that both show the same detail."""
-    place, warp, alike = start.clone(), affine / 2**octave, start.new_zeros(len(start))
-    error = torch.full_like(alike, torch.inf)
-    soft_place, soft_warp, soft_error = place.clone(), warp.clone(), error.clone()
-    soft_alike = torch.full_like(alike, -torch.inf)
     finest = max(0, -octave)
-    left = torch.nonzero(templates[finest].contrast[rows, 0] > FLAT)[:, 0]
-    for level in range(max(coarsest, finest), finest - 1, -1):
+    coarsest = max(coarsest, finest)
+    place, warp = start, affine / 2**octave
+    near = templates[finest].contrast[rows, 0] > FLAT
+    nothing = start.new_full((len(start),), torch.inf)
+    softer = place, warp, nothing, -nothing
+    for level in range(coarsest, finest - 1, -1):
         shown = level + octave
-        at, slope, likeness = _refined(
-            templates[level], rows[left], pyramid.levels[shown], frames[left],
-            place[left] / 2**shown, warp[left], STEPS[COARSEST - level + finest],
+        at, warp, alike = _refined(
+            templates[level], rows, pyramid.levels[shown], frames,
+            place / 2**shown, warp, STEPS[COARSEST - level + finest],
         )  # fmt: skip
-        place[left], warp[left], alike[left] = at * 2**shown, slope, likeness
-        unlike = (1 - likeness.square()).clamp(min=0).sqrt()
-        error[left] = templates[level].looseness[rows[left]] * unlike * 2**shown
-        left = left[(place[left] - start[left]).norm(dim=-1) < reach]
+        place = at * 2**shown
+        unlike = (1 - alike.square()).clamp(min=0).sqrt()
+        error = templates[level].looseness[rows] * unlike * 2**shown
+        near = near & ((place - start).norm(dim=-1) < reach)
         if level == finest + 1:
-            soft_place[left], soft_warp[left] = place[left], warp[left]
-            soft_alike[left], soft_error[left] = alike[left], error[left]
+            softer = place, warp, error, alike
     sharp = alike > settings.likeness
-    soft = ~sharp & (alike > BLURRED) & (soft_alike > settings.likeness - vouched)
+    soft = ~sharp & (alike > BLURRED) & (softer[3] > settings.likeness - vouched)
     # What is blurred leads the finest level astray.
-    place = torch.where(soft[:, None], soft_place, place)
-    warp = torch.where(soft[:, None, None], soft_warp, warp)
-    error = torch.where(soft, soft_error, error)
-    area = torch.linalg.det(warp[left])
-    good = (sharp | soft)[left] & (area > 1 / AREA_LIMIT) & (area < AREA_LIMIT)
-    found = torch.zeros_like(sharp)
-    found[left[good]] = True
+    place = torch.where(soft[:, None], softer[0], place)
+    warp = torch.where(soft[:, None, None], softer[1], warp)
+    error = torch.where(soft, softer[2], error)
+    area = torch.linalg.det(warp)
+    found = near & (sharp | soft) & (area > 1 / AREA_LIMIT) & (area < AREA_LIMIT)
     return place, warp * 2**octave, error.nan_to_num(torch.inf, posinf=torch.inf), found
 
 
@@ -383,8 +380,6 @@ def _refined(
         place, warp: [B, 2] px and [B, 2, 2], where to begin.
         steps: to take.
     """
-    if len(rows) == 0:
-        return place, warp, place[:, 0]
     offsets, weight = template.offsets, template.weight[rows]
     values, contrast = template.values[rows], template.contrast[rows]
     solver = template.solver[rows].transpose(1, 2)
@@ -437,14 +432,16 @@ def _seen(reader: Reader, view: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _moved_back(view: Tensor, step: Tensor) -> Tensor:
-    """Views [B, 2, 3] after a step [B, 6] of the template: the inverse of it moves the picture.
-
-    With the step's motion I + S, view (I + S)⁻¹ is view (I - S + S²) to third order, and exactly so
-    for a shift; of a step that is not small it does not blow up.
-    """
-    motion = F.pad(step, (0, 3)).view(-1, 3, 3)
-    along = torch.bmm(view, motion)
-    return torch.baddbmm(view - along, along, motion)
+    """Views [B, 2, 3] after a step [B, 6] of the template, what it adds to the rows (a, b, x) and
+    (c, d, y) of the identity: its inverse moves the picture. After a singular one they are large,
+    which acceptance refuses."""
+    motion = step.view(-1, 2, 3) + constant((1.0, 0.0, 0.0, 0.0, 1.0, 0.0), step).view(2, 3)
+    warp, shift = motion[..., :2], motion[..., 2:]
+    # Cramer's rule: of (a, b; c, d) the inverse is (d, -b; -c, a) over the determinant.
+    adjugate = warp.flip(1, 2).transpose(1, 2) * constant((1.0, -1.0, -1.0, 1.0), step).view(2, 2)
+    det = (warp[:, :1] @ adjugate[..., :1]).clamp(min=1e-6)
+    turned = view[..., :2] @ adjugate / det
+    return torch.cat([turned, torch.baddbmm(view[..., 2:], turned, shift, alpha=-1)], dim=2)
 
 
 def _reader(pictures: Tensor, frames: Tensor) -> Reader:
