@@ -387,7 +387,7 @@ class Settings(SettingGroup):
         "auto", "where the model runs: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one"
     )
     precision: str = setting(
-        "auto", "arithmetic of the frozen networks: auto takes bfloat16 where it is faster",
+        "auto", "arithmetic of large products: auto takes bfloat16 where it is faster",
         choices=("auto", "float32", "bfloat16"),
     )  # fmt: skip
     clip: ClipSettings = field(default_factory=ClipSettings)
