@@ -560,6 +560,26 @@ def test_the_time_budget_ends_the_fit(
     assert rates[-1][0] < 0.1 * max(rate[0] for rate in rates)
 
 
+def test_slow_first_iterations_do_not_end_the_fit_early(
+    data: ClipData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one takes ten seconds, all others one: by the mean of all, 12 would be the last."""
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(optimizer_module, "time", clock)
+    monkeypatch.setattr(optimizer_module, "_settling_seconds", lambda *_: 0.0)
+    descend = optimizer_module._descend
+
+    def slow(*args: Any) -> dict[str, Tensor]:
+        clock.now += 1.0 if clock.now else 10.0
+        return descend(*args)
+
+    monkeypatch.setattr(optimizer_module, "_descend", slow)
+    settings = settings_of(optimizer__time_budget=22.5)
+    report = optimize(model_of(settings), data, settings, iterations=1000)
+    assert (report.stopped, report.iterations, report.seconds) == ("time_budget", 13, 22.0)
+
+
 def test_without_a_budget_time_ends_nothing(
     data: ClipData, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from dino_tracker_ros.tracking.trajectories import Trajectories
 
 REPORT_EVERY = 10
 """Iterations between two looks at the losses: each look waits for the device."""
+PACE = 5
+"""Latest iterations whose mean tells how long the next one takes: the first ones take longer."""
 SETTLING_FRAMES = 16
 """Frames, spread over the clip, that batch statistics are taken from in the end."""
 
@@ -141,7 +144,7 @@ def optimize(
         with own_stream(device):
             if settings.optimizer.time_budget > 0:
                 budget = settings.optimizer.time_budget - _settling_seconds(model, data, settings)
-            begun = time.monotonic() - started
+            begun: deque[float] = deque(maxlen=PACE + 1)  # the latest iterations
             batches = _pair_batches(len(data.buddies.pairs), settings, generator)
             while done < iterations:
                 if cancelled is not None and cancelled():
@@ -150,7 +153,8 @@ def optimize(
                 if math.isfinite(budget):
                     _wait(device)  # what is only under way takes time, too
                 elapsed = time.monotonic() - started
-                if elapsed + (elapsed - begun) / max(done, 1) > budget:
+                begun.append(elapsed)
+                if elapsed + (elapsed - begun[0]) / max(len(begun) - 1, 1) > budget:
                     stopped = "time_budget"
                     break
                 share = max(done / iterations, elapsed / budget)
