@@ -42,7 +42,7 @@ class OnGpu(Tensor):
         made.held = held.detach()
         return made
 
-    def __repr__(self) -> str:  # type: ignore[override]
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"OnGpu({self.held})"
 
     def tolist(self) -> Any:
@@ -51,7 +51,7 @@ class OnGpu(Tensor):
     def numpy(self, **_: Any) -> Any:
         raise TypeError("can't convert a tensor of the GPU to numpy: use Tensor.cpu() first")
 
-    def new_tensor(self, data: Any, dtype: torch.dtype | None = None) -> Tensor:  # type: ignore[override]
+    def new_tensor(self, data: Any, dtype: Any = None, *_: Any, **__: Any) -> Tensor:
         return torch.tensor(data, dtype=dtype or self.dtype, device=GPU)
 
     def __array__(self, *_: Any) -> Any:
@@ -102,9 +102,8 @@ class _Gpu(TorchDispatchMode):
         args, kwargs = tree_map(held, (args, kwargs))
         found = func(*args, **kwargs)
         brought_back = goal is not None and not made_here
-        if name == "copy_" and not isinstance(found, OnGpu) and id(found) not in known:
-            return found
-        return found if brought_back else tree_map(on_gpu, found)
+        copied_back = name == "copy_" and id(found) not in known
+        return found if brought_back or copied_back else tree_map(on_gpu, found)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from dino_tracker_ros.tracking.weights import WeightsCache
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU where there is one"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: nothing to pretend"),
 ]
 
 WAYS = {

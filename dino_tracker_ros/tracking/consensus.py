@@ -94,10 +94,9 @@ def moves_of_neighbours(
     around = points.transpose(0, 1)[reference]  # [B, N, 2]
     known = found.T[reference] & found.T[goal]
     known[torch.arange(len(rows), device=rows.device), rows] = False
-    across, down = (around - here[:, None]).unbind(dim=-1)
-    squared = (across.square() + down.square()).masked_fill(~known, torch.inf)
-    nearest, index = squared.topk(min(NEIGHBOURS, len(points)), dim=1, largest=False)
-    closeness = 1 / (nearest.sqrt() + 20.0)  # zero for who is not known
+    distance = distances(around, here[:, None]).masked_fill(~known, torch.inf)
+    nearest, index = distance.topk(min(NEIGHBOURS, len(points)), dim=1, largest=False)
+    closeness = 1 / (nearest + 20.0)  # zero for who is not known
     before = around.gather(1, index[..., None].expand(-1, -1, 2))
     offsets = (before - here[:, None]) / UNIT
     design = torch.cat([torch.ones_like(offsets[..., :1]), offsets], dim=-1)

@@ -19,7 +19,7 @@ class TrackerModel(nn.Module):
     Args:
         channels: of the frozen features.
         settings: of the whole tracker; `optimizer.seed` makes the first weights repeatable.
-        precision: arithmetic of Delta-DINO's convolutions.
+        precision: arithmetic of Delta-DINO's convolutions, and of tracks' search for a best match.
     """
 
     def __init__(self, channels: int, settings: Settings, precision: torch.dtype) -> None:

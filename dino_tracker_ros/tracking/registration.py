@@ -264,12 +264,13 @@ def _registered(
         near = near & ((place - start).norm(dim=-1) < reach)
         if level == finest + 1:
             softer = place, warp, error, alike
+    soft_place, soft_warp, soft_error, soft_alike = softer
     sharp = alike > settings.likeness
-    soft = ~sharp & (alike > BLURRED) & (softer[3] > settings.likeness - vouched)
+    soft = ~sharp & (alike > BLURRED) & (soft_alike > settings.likeness - vouched)
     # What is blurred leads the finest level astray.
-    place = torch.where(soft[:, None], softer[0], place)
-    warp = torch.where(soft[:, None, None], softer[1], warp)
-    error = torch.where(soft, softer[2], error)
+    place = torch.where(soft[:, None], soft_place, place)
+    warp = torch.where(soft[:, None, None], soft_warp, warp)
+    error = torch.where(soft, soft_error, error)
     area = torch.linalg.det(warp)
     found = near & (sharp | soft) & (area > 1 / AREA_LIMIT) & (area < AREA_LIMIT)
     return place, warp * 2**octave, error.nan_to_num(torch.inf, posinf=torch.inf), found
