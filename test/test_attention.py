@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dino_tracker_ros.tracking import attention as module
+from dino_tracker_ros.tracking import backbone
 from dino_tracker_ros.tracking.attention import attention
 from dino_tracker_ros.tracking.backbone import Backbone, VitShape, random_network
 
@@ -40,9 +41,10 @@ def test_what_all_keys_share_costs_no_precision_in_bfloat16() -> None:
     assert error < 0.02
 
 
+@pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("registers", [0, 4])
-def test_a_backbone_in_bfloat16_on_a_cpu_attends_in_blocks(
-    registers: int, monkeypatch: pytest.MonkeyPatch
+def test_a_backbone_in_bfloat16_attends_in_blocks_on_a_cpu_without_tile_units(
+    registers: int, tiles: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, ...]] = []
     real = module.attention
@@ -53,6 +55,7 @@ def test_a_backbone_in_bfloat16_on_a_cpu_attends_in_blocks(
         return real(query, key, value, scale)
 
     monkeypatch.setattr(module, "attention", watched)
+    monkeypatch.setattr(backbone, "has_tile_units", lambda _: tiles)
     shape = VitShape(channels=128, depth=2, registers=registers)
     images = torch.randint(0, 255, (1, 3, 42, 56), dtype=torch.uint8)
     exact, rough = (
@@ -61,5 +64,5 @@ def test_a_backbone_in_bfloat16_on_a_cpu_attends_in_blocks(
     )
     (expected,), (found,) = exact.features(images), rough.features(images)
     tokens = found.shape[2] * found.shape[3] + 1 + registers
-    assert asked == [(1, 2, tokens, 64, tokens)] * 2
+    assert asked == ([] if tiles else [(1, 2, tokens, 64, tokens)] * 2)
     assert torch.cosine_similarity(expected, found, dim=1).min() > 0.999

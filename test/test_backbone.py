@@ -23,7 +23,7 @@ from dino_tracker_ros.tracking.backbone import (
 from dino_tracker_ros.tracking.errors import FrameError, SettingError, WeightsError
 from dino_tracker_ros.tracking.matching import sample_tokens
 from dino_tracker_ros.tracking.pixels import imagenet_normalized, unit_range
-from dino_tracker_ros.tracking.precision import has_bfloat16_units
+from dino_tracker_ros.tracking.precision import has_bfloat16_units, has_tile_units
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.weights import WeightsCache
 
@@ -244,22 +244,23 @@ def test_pixels_reach_the_network_as_imagenet_wants_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "bfloat16", "tiles"),
     [
-        ("processor : 0\nflags\t\t: fpu avx512f avx512_bf16 arat\n", False),
-        ("vendor_id\t: GenuineIntel\nmodel : 1\nflags\t\t: fpu avx512_bf16 arat\n", False),
-        ("vendor_id\t: AuthenticAMD\nmodel : 1\nflags\t\t: fpu avx512_bf16 arat\n", True),
-        ("vendor_id\t: AuthenticAMD\nmodel : 1\nflags\t\t: fpu avx2\n", False),
-        ("flags\t\t: fpu avx512f amx_bf16 amx_tile\n", True),
-        ("Features\t: fp asimd i8mm bf16 dgh\n", True),
-        ("flags\t\t: fpu avx2 f16c\nbugs : bf16\n", False),
-        (None, False),
+        ("processor : 0\nflags\t\t: fpu avx512f avx512_bf16 arat\n", False, False),
+        ("vendor_id\t: GenuineIntel\nmodel : 1\nflags\t\t: fpu avx512_bf16 arat\n", False, False),
+        ("vendor_id\t: AuthenticAMD\nmodel : 1\nflags\t\t: fpu avx512_bf16 arat\n", True, False),
+        ("vendor_id\t: AuthenticAMD\nmodel : 1\nflags\t\t: fpu avx2\n", False, False),
+        ("flags\t\t: fpu avx512f amx_bf16 amx_tile\n", True, True),
+        ("Features\t: fp asimd i8mm bf16 dgh\n", True, False),
+        ("flags\t\t: fpu avx2 f16c\nbugs : bf16 amx_bf16\n", False, False),
+        (None, False, False),
     ],
 )
 def test_bfloat16_units_are_read_from_the_cpu(
-    tmp_path: Path, text: str | None, expected: bool
+    tmp_path: Path, text: str | None, bfloat16: bool, tiles: bool
 ) -> None:
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(text)
-    assert has_bfloat16_units(path) is expected
+    assert has_bfloat16_units(path) is bfloat16
+    assert has_tile_units(path) is tiles

@@ -1,6 +1,7 @@
 """Attention of a CPU with bfloat16 units, in blocks that stay in its caches.
 
-PyTorch's fused attention does not use these units on every CPU; its matrix products do.
+PyTorch's fused attention uses x86's tile units, and is three times as fast there. Other units it
+does not use; matrix products do.
 """
 
 from __future__ import annotations

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-_CPU_INFO = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
+_TILE_UNITS = re.compile(r"^flags\s*:.*\bamx_bf16\b", re.MULTILINE)
 # Several times faster than float32: x86's tile units, Arm's matrix units, and AMD's vector units.
 # Intel's vector units alone (avx512_bf16 without amx_bf16) were measured at half of its speed.
 _BFLOAT16_UNITS = (
-    re.compile(r"^flags\s*:.*\bamx_bf16\b", re.MULTILINE),
+    _TILE_UNITS,
     re.compile(r"^Features\s*:.*\bbf16\b", re.MULTILINE),
     re.compile(r"^vendor_id\s*:\s*AuthenticAMD\n(?:.+\n)*flags\s*:.*\bavx512_bf16\b", re.MULTILINE),
 )
@@ -30,16 +31,25 @@ def fastest_precision(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if native else torch.float16
-    return torch.bfloat16 if has_bfloat16_units(_CPU_INFO) else torch.float32
+    return torch.bfloat16 if has_bfloat16_units(CPU_INFO) else torch.float32
 
 
 def has_bfloat16_units(cpu_info: Path) -> bool:
     """Whether the kernel's description of the CPU names fast bfloat16 instructions."""
-    try:
-        text = cpu_info.read_text()
-    except OSError:
-        return False
+    text = _read(cpu_info)
     return any(units.search(text) for units in _BFLOAT16_UNITS)
+
+
+def has_tile_units(cpu_info: Path) -> bool:
+    """Whether it names x86's tile units, which multiply whole blocks of bfloat16."""
+    return bool(_TILE_UNITS.search(_read(cpu_info)))
+
+
+def _read(cpu_info: Path) -> str:
+    try:
+        return cpu_info.read_text()
+    except OSError:
+        return ""
 
 
 def mixed(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
