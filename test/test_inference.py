@@ -164,6 +164,21 @@ def test_round_trips_tell_occlusion_as_the_slow_ones_do(monkeypatch: pytest.Monk
     assert min(reasons.count(r) for r in ("0", "far", "unlike", "beyond")) > 1
 
 
+def test_round_trips_go_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = torch.from_numpy(random_queries(30))
+    clip = noise_tracker(monkeypatch)._refined_clip()
+    frames, points = queries[:, 0].long(), queries[:, 1:]
+    tracks = inference_module._matches(clip, frames, points)
+    everywhere = torch.ones(tracks.shape[:2], dtype=torch.bool)
+    some = torch.rand(tracks.shape[:2], generator=torch.Generator().manual_seed(0)) < 0.5
+    whole, half, none = (
+        inference_module._round_trips(clip, frames, points, tracks, wanted, 7)
+        for wanted in (everywhere, some, ~everywhere)
+    )
+    torch.testing.assert_close(half, whole * some)
+    assert (whole[some] > 0).any() and (none == 0).all()
+
+
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("stride", [7, 14])
 def test_a_point_on_the_border_is_in_the_picture(
@@ -375,17 +390,6 @@ def test_a_patch_that_neighbours_expect_and_nobody_finds_is_occluded(
     assert tracks.occluded[far_inside, -1].all()
     assert not tracks.occluded[outside, -1].any()
     assert not tracks.occluded[far_inside, 1].any()
-
-
-def test_features_tell_where_pictures_do_not() -> None:
-    """Three points in three frames: found, missed, and neither."""
-    found = torch.eye(3, dtype=torch.bool)
-    missed = found.roll(1, dims=1)
-    against, lasting = torch.full((3, 3), 0.25), torch.full((3, 3), 0.3)
-    told = inference_module._told_by_pictures(found, against, missed, lasting)
-    assert torch.equal(told[found], torch.full((3,), 0.8))
-    assert torch.equal(told[missed], torch.full((3,), 0.3))
-    assert told[~found & ~missed].isnan().all()
 
 
 EDGE = 60

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.persistence import in_sight
+from dino_tracker_ros.tracking.persistence import LIKE_OTHERS, in_sight, stiffness
 from dino_tracker_ros.tracking.registration import Pyramid, build_pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair
 
 HEIGHT, WIDTH, FRAMES = 120, 160, 8
 PACE = torch.tensor([3.0, 1.0])  # px a frame
-FAINT, STRONG = torch.tensor([4.0]), torch.tensor([60.0])  # gray values
+FAINT, STRONG = 4.0, 120.0  # gray values
+HOME = torch.full((1, FRAMES), 0.5)  # round trips that end beside the query, tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,19 +57,58 @@ def seen_in(*frames: int) -> Tensor:
     return seen
 
 
+def sure_of(
+    pyramid: Pyramid,
+    track: Tensor,
+    seen: Tensor,
+    contrast: float = STRONG,
+    trip: Tensor = HOME,
+    stiff: bool = True,
+    flow: list[FlowPair] | None = None,
+) -> Tensor:
+    """How surely a point [1, T, 2] is in sight, [T], where nine others are found in all frames or,
+    of a thing that bends, in none but the first."""
+    others = torch.full((9, FRAMES), stiff)
+    others[:, 0] = True
+    tracks, seen = track.expand(10, -1, -1), torch.cat([seen, others])
+    contrasts, trips = torch.full((10,), contrast), trip.expand(10, -1)
+    return in_sight(pyramid, flow or flows(), tracks, seen, contrasts, trips)[0]
+
+
 def test_what_goes_along_and_does_not_change_is_in_sight() -> None:
-    assert (in_sight(moving(), flows(), along(), seen_in(0), FAINT) > 0.8).all()
+    assert (sure_of(moving(), along(), seen_in(0), FAINT) > 0.8).all()
 
 
 def test_where_the_picture_is_another_it_is_hidden() -> None:
     """From then on: what comes after is like itself, but not what was seen."""
-    sure = in_sight(moving(4), flows(), along(), seen_in(0), STRONG)[0]
+    sure = sure_of(moving(4), along(), seen_in(0))
     assert (sure[:4] > 0.5).all() and (sure[4:] < 0.5).all()
+
+
+def test_of_what_bends_another_picture_says_little() -> None:
+    seen, away = seen_in(0), torch.tensor([[0.5] * 6 + [40.0] * 2])
+    sure = sure_of(moving(4), along(), seen, stiff=False)
+    assert (sure > 0.7).all()
+    # What features find back says more.
+    lost = sure_of(moving(4), along(), seen, trip=away, stiff=False)
+    assert torch.equal(lost[:6], sure[:6]) and (lost[6:] < 0.4).all()
+
+
+def test_a_long_way_back_speaks_against_a_stiff_thing_as_much() -> None:
+    odds = []
+    for stiff in (False, True):
+        near, far = (
+            sure_of(moving(), along(), seen_in(0), trip=trip, stiff=stiff)
+            for trip in (HOME, 20 * HOME)
+        )
+        odds.append(far / (1 - far) * (1 - near) / near)
+    assert (odds[0] < 0.3).all()
+    torch.testing.assert_close(odds[0], odds[1], rtol=1e-3, atol=0)
 
 
 def test_between_two_sightings_the_nearer_one_tells() -> None:
     """Hidden in frames 3 and 4, seen in the first and the last one."""
-    sure = in_sight(moving(3, 5), flows(), along(), seen_in(0, FRAMES - 1), STRONG)[0]
+    sure = sure_of(moving(3, 5), along(), seen_in(0, FRAMES - 1))
     assert (sure > 0.5).tolist() == [True] * 3 + [False] * 2 + [True] * 3
 
 
@@ -76,49 +116,54 @@ def test_what_leaves_its_flow_is_hidden() -> None:
     track = along()
     track[0, 3:] += torch.tensor([0.0, 20.0])
     pyramid = pyramid_of([torch.full((HEIGHT, WIDTH), 90.0)] * FRAMES)  # nothing to compare
-    kept = in_sight(pyramid, flows(), along(), seen_in(0), STRONG)[0]
-    left = in_sight(pyramid, flows(), track, seen_in(0), STRONG)[0]
+    kept = sure_of(pyramid, along(), seen_in(0))
+    left = sure_of(pyramid, track, seen_in(0))
     assert torch.equal(left[:3], kept[:3])
     assert (left[3:] < 0.6 * kept[3:]).all()
     # Flow either way will do: where something comes out there is none from before.
     lost = torch.full((2, HEIGHT, WIDTH), 40.0)
     for blind in ([(lost, back) for _, back in flows()], [(there, lost) for there, _ in flows()]):
-        assert torch.equal(in_sight(pyramid, blind, along(), seen_in(0), STRONG)[0], kept)
+        assert torch.equal(sure_of(pyramid, along(), seen_in(0), flow=blind), kept)
     far = [(there + 40, back + 40) for there, back in flows()]
-    assert (in_sight(pyramid, far, along(), seen_in(0), STRONG)[0, 1:] < 0.6 * kept[1:]).all()
+    assert (sure_of(pyramid, along(), seen_in(0), flow=far)[1:] < 0.6 * kept[1:]).all()
 
 
 def test_a_patch_of_strong_contrast_would_have_been_found() -> None:
     chances = [
-        in_sight(moving(), flows(), along(), seen_in(0), torch.tensor([contrast]))[0, 4]
-        for contrast in (1.0, 10.0, 100.0)
+        sure_of(moving(), along(), seen_in(0), contrast)[4] for contrast in (1.0, 10.0, 100.0)
     ]
     assert chances[0] > chances[1] > chances[2]
 
 
-def test_what_was_never_seen_is_not_in_sight() -> None:
-    assert (in_sight(moving(), flows(), along(), seen_in(), FAINT) == 0).all()
+def test_stiffness_is_the_share_found_and_of_few_frames_what_others_have() -> None:
+    seen = torch.zeros(4, 5).bool()
+    seen[:, 0] = True
+    seen[0] = True
+    mean = 8 / 20
+    few = [(found + LIKE_OTHERS * mean) / (5 + LIKE_OTHERS) for found in (5, 1, 1, 1)]
+    torch.testing.assert_close(stiffness(seen), torch.tensor(few))
+    many = stiffness(torch.cat([seen, seen.repeat(1, 999)], dim=1))
+    torch.testing.assert_close(many, torch.tensor([1.0, 0.2, 0.2, 0.2]), atol=3e-3, rtol=0)
 
 
-def test_each_track_is_for_itself() -> None:
+def test_each_track_is_for_itself_but_for_how_stiff_they_are() -> None:
     tracks = torch.cat([along(), along() + 25.0, along() - 30.0])
     tracks[1, 4:, 0] -= 30.0
-    seen = torch.cat([seen_in(0), seen_in(5), seen_in(2, 7)])
-    contrast = torch.tensor([3.0, 20.0, 50.0])
-    together = in_sight(moving(3, 5), flows(), tracks, seen, contrast)
+    seen = torch.cat([seen_in(0), seen_in(5), seen_in(2)])  # as stiff as each other
+    contrast, trip = torch.tensor([3.0, 20.0, 50.0]), torch.rand(3, FRAMES)
+    together = in_sight(moving(3, 5), flows(), tracks, seen, contrast, trip)
     for n in range(3):
-        alone = in_sight(
-            moving(3, 5), flows(), tracks[n : n + 1], seen[n : n + 1], contrast[n : n + 1]
-        )
-        torch.testing.assert_close(together[n : n + 1], alone)
+        own = slice(n, n + 1)
+        alone = in_sight(moving(3, 5), flows(), tracks[own], seen[own], contrast[own], trip[own])
+        torch.testing.assert_close(together[own], alone)
 
 
 def test_pictures_of_another_size_are_read_at_the_same_places() -> None:
     small = pyramid_of([frame[::2, ::2] for frame in moving().levels[0]])
     wide = Pyramid(small.levels, torch.tensor([0.5, 0.5]))
-    sure = in_sight(wide, flows(), along(), seen_in(0), STRONG)[0, -1]
+    sure = sure_of(wide, along(), seen_in(0))[-1]
     assert sure > 0.7
-    assert in_sight(small, flows(), along(), seen_in(0), STRONG)[0, -1] < sure - 0.2
+    assert sure_of(small, along(), seen_in(0))[-1] < sure - 0.2
 
 
 @pytest.mark.parametrize("frames", [1, 2])
@@ -127,5 +172,6 @@ def test_few_frames_and_points_beyond_the_border_do(frames: int) -> None:
     tracks = torch.tensor([[[-40.0, 500.0]], [[3.0, 3.0]]]).expand(2, frames, 2)
     seen = torch.zeros(2, frames, dtype=torch.bool)
     seen[:, 0] = True
-    sure = in_sight(pyramid, flows()[: frames - 1], tracks, seen, torch.tensor([5.0, 5.0]))
+    contrast, trip = torch.tensor([5.0, 5.0]), torch.zeros(2, frames)
+    sure = in_sight(pyramid, flows()[: frames - 1], tracks, seen, contrast, trip)
     assert sure.shape == (2, frames) and sure.isfinite().all()

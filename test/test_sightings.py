@@ -197,22 +197,6 @@ def test_a_second_round_elsewhere_is_tried_and_the_two_answers_are_told_apart(
     ]
 
 
-def test_missed_is_what_neighbours_expect_and_nobody_finds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """In frame 1 all is seen, in frame 2 nothing."""
-    pyramid = pyramid_of(texture(), texture(), flat())
-    likely = still(3)
-    likely[:, 0] = torch.nan
-    likely[1, 1:] = torch.nan  # neighbours of point 1 do not agree
-    other = still(3)  # the others' word is not what is expected
-    seen = looked(monkeypatch, pyramid, still(3), Neighbours([likely], [other]))
-    assert seen.registration.found.tolist() == [[True, True, False]] * 3
-    assert seen.missed.tolist() == [
-        [False, False, True], [False, False, False], [False, False, True],
-    ]  # fmt: skip
-
-
 def test_what_is_seen_is_not_looked_for_again(
     monkeypatch: pytest.MonkeyPatch, tries: list[Try]
 ) -> None:
@@ -286,7 +270,6 @@ def test_what_neighbours_place_elsewhere_must_be_surer(
     contradicted = known and limit < seen.error[0, 2]
     assert contradicted == (known and limit < 1)
     assert seen.found[0].tolist() == [True, True, not contradicted]
-    assert sightings.missed[0, 2] == contradicted
 
 
 def test_what_hardly_anything_places_is_refused_unless_neighbours_confirm_it(
@@ -336,7 +319,7 @@ def test_what_is_found_of_a_point_that_has_left_the_picture_is_not_believed(
     assert heard[1][0, 2] == believed
 
 
-def test_what_a_track_passes_by_is_missed() -> None:
+def test_what_a_track_passes_by_is_not_found() -> None:
     """Found 2 and 4 px beside two tracks, and nowhere for the third; pictures of half the size."""
     pyramid = Pyramid(pyramid_of(texture()).levels, torch.tensor([0.5, 0.5]))
     beside = torch.tensor([[[4.0, 0.0]], [[0.0, 8.0]], [[0.0, 0.0]]])
@@ -347,10 +330,9 @@ def test_what_a_track_passes_by_is_missed() -> None:
         torch.tensor([[True], [True], [False]]),
     )
     nothing = torch.zeros(3, 1).bool()
-    before = Sightings(seen, nothing, nobody(1), nobody(4).view(4, 3, 1, 2), nothing)
+    before = Sightings(seen, nobody(1), nobody(4).view(4, 3, 1, 2), nothing)
     after = taken_by_tracks(before, pyramid, still(1))
     assert after.registration.found.tolist() == [[True], [False], [False]]
-    assert after.missed.tolist() == [[False], [True], [False]]
 
 
 def test_looks_in_parts_are_as_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,11 +358,9 @@ def test_half_a_patch_is_found_beside_what_hides_the_other(
     said[1, 1] = QUERIES[1]
     alone = looked(monkeypatch, pyramid, points, Neighbours([nobody(2, 2)]))
     assert alone.registration.found[:, 1].tolist() == [True, False]
-    assert not alone.missed.any()
     seen = looked(monkeypatch, pyramid, points, Neighbours([said]))
     assert seen.registration.found[:, 1].tolist() == [True, True]
     assert (seen.registration.points[1, 1] - QUERIES[1]).norm() < 0.05
-    assert not seen.missed.any()
 
 
 def test_a_patch_begins_as_deformed_as_it_was_seen_last(
@@ -509,7 +489,7 @@ def test_a_candidate_is_what_was_seen_or_else_where_neighbours_carry_the_point()
     error = torch.tensor([0.0, 0.5, 3.0])[:, None].expand(3, frames)
     registration = Registration(seen, torch.eye(2).expand(3, frames, 2, 2), error, found)
     nothing, tried = torch.zeros(3, frames).bool(), nobody(4 * frames).view(4, 3, frames, 2)
-    sightings = Sightings(registration, nothing, carried, tried, nothing)
+    sightings = Sightings(registration, carried, tried, nothing)
     before = Candidates(
         QUERIES[:, None], torch.full((3, 1), 4.0), torch.full((3, 1), 1.0), torch.zeros(3, 1).bool()
     )

@@ -17,7 +17,7 @@ from dino_tracker_ros.tracking.hypotheses import RIM, Candidates, follow
 from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.persistence import in_sight
-from dino_tracker_ros.tracking.registration import build_pyramid
+from dino_tracker_ros.tracking.registration import Pyramid, build_pyramid
 from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
 from dino_tracker_ros.tracking.sightings import (
     look,
@@ -66,6 +66,23 @@ class PointTracks:
     points: Tensor
     occluded: Tensor
     confidence: Tensor
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What registration says of N tracks in T frames.
+
+    Attributes:
+        pyramid: of the frames.
+        found: bool [N, T], where the queries' patches were found.
+        odds: [N, T], that what was found is something else.
+        contrast: [N], of the patches, standard deviation of gray values.
+    """
+
+    pyramid: Pyramid
+    found: Tensor
+    odds: Tensor
+    contrast: Tensor
 
 
 @torch.no_grad()
@@ -126,11 +143,11 @@ def _track_some(clip: RefinedClip, queries: Tensor, settings: Settings) -> Point
     query_frame, query_point = queries[:, 0].long(), queries[:, 1:]
     rows = torch.arange(len(queries), device=queries.device)
     if clip.maps is None:
-        points, told = _matches(clip, query_frame, query_point), None
+        points, pictures = _matches(clip, query_frame, query_point), None
     else:
-        points, told = _paths(clip, *clip.maps, query_frame, query_point, settings)
+        points, pictures = _paths(clip, *clip.maps, query_frame, query_point, settings)
     points[rows, query_frame] = query_point
-    confidence, occluded = _visibility(clip, query_frame, query_point, points, told, settings)
+    confidence, occluded = _visibility(clip, query_frame, query_point, points, pictures, settings)
     occluded[rows, query_frame] = False
     confidence[rows, query_frame] = 1.0
     return PointTracks(points, occluded, confidence)
@@ -149,9 +166,9 @@ def _paths(
     query_frame: Tensor,
     query_point: Tensor,
     settings: Settings,
-) -> tuple[Tensor, Tensor | None]:
-    """The cheapest paths through features, flow and registrations, [N, T, 2], and how sure the
-    pictures are that the points are in sight there, see `_told_by_pictures`."""
+) -> tuple[Tensor, _Pictures | None]:
+    """The cheapest paths through features, flow and registrations, [N, T, 2], and where the
+    queries' patches were found on them."""
     options = settings.hypotheses
     evidence = Evidence(finding, placing, query_frame, query_point, options)
     candidates = [evidence.candidates(t) for t in range(len(clip.tokens))]
@@ -184,18 +201,9 @@ def _paths(
     sightings = taken_by_tracks(sightings, pyramid, points)
     seen = sightings.registration
     off = farthest_off(points, clip.flows, query_frame)
-    wrong = odds_against(seen.error, sightings.confirmed, off)
-    found = seen.found & (wrong < 1)
-    missed = sightings.missed | (seen.found & ~found)
-    lasting = in_sight(pyramid, clip.flows, points, found, patches.whole[0].contrast[:, 0])
-    return points, _told_by_pictures(found, wrong, missed, lasting)
-
-
-def _told_by_pictures(found: Tensor, wrong: Tensor, missed: Tensor, lasting: Tensor) -> Tensor:
-    """Confidence [N, T], NaN where the pictures say nothing: where the query's patch is found, by
-    the odds that it is another's; where it is missed, how probably it is in sight all the same."""
-    not_found = torch.where(missed, lasting, torch.nan)
-    return torch.where(found, 1 / (1 + wrong), not_found)
+    odds = odds_against(seen.error, sightings.confirmed, off)
+    contrast = patches.whole[0].contrast[:, 0]
+    return points, _Pictures(pyramid, seen.found & (odds < 1), odds, contrast)
 
 
 def _visibility(
@@ -203,19 +211,28 @@ def _visibility(
     query_frame: Tensor,
     query_point: Tensor,
     points: Tensor,
-    told: Tensor | None,
+    pictures: _Pictures | None,
     settings: Settings,
 ) -> tuple[Tensor, Tensor]:
-    """Confidence [N, T] and occluded bool [N, T]: by features, where pictures have not told."""
+    """Confidence [N, T] and occluded bool [N, T]."""
     options = settings.inference
-    cosine = _cosines(clip, query_frame, query_point, points)
     if options.occlusion == "anchors":
+        cosine = _cosines(clip, query_frame, query_point, points)
         occluded = _anchor_occlusion(clip, points, cosine, options)
         return _anchor_confidence(cosine, occluded, options), occluded
-    error = _round_trips(clip, query_frame, query_point, points, options.batch)
-    confidence = _round_trip_confidence(error / clip.grid.spacing, cosine, options)
-    if told is not None:
-        confidence = torch.where(told.isnan(), confidence, told)
+    found = torch.zeros_like(points[..., 0], dtype=torch.bool)
+    if pictures is not None:
+        found = pictures.found
+    error = _round_trips(clip, query_frame, query_point, points, ~found, options.batch)
+    trip = error / clip.grid.spacing
+    if pictures is None:
+        cosine = _cosines(clip, query_frame, query_point, points)
+        confidence = _round_trip_confidence(trip, cosine, options)
+    else:
+        lasting = in_sight(
+            pictures.pyramid, clip.flows, points, found, pictures.contrast, trip
+        )
+        confidence = torch.where(found, 1 / (1 + pictures.odds), lasting)
     confidence[~inside(points, clip.grid.width, clip.grid.height, RIM)] = 0.0
     return confidence, confidence < 0.5
 
@@ -229,24 +246,24 @@ def _positions(clip: RefinedClip, frames: Tensor, points: Tensor, target: int) -
 
 
 def _round_trips(
-    clip: RefinedClip, query_frame: Tensor, query_point: Tensor, points: Tensor, batch: int
+    clip: RefinedClip,
+    query_frame: Tensor,
+    query_point: Tensor,
+    points: Tensor,
+    wanted: Tensor,
+    batch: int,
 ) -> Tensor:
-    """How far from the query its tracked points end when found again in its frame, [N, T] px."""
-    count, frames = points.shape[:2]
-    times = torch.arange(frames, device=points.device)
-    error = torch.zeros(count, frames, device=points.device)
+    """How far from the query its tracked points end when found again in its frame, [N, T] px; 0
+    where nobody wants to know, bool [N, T]."""
+    error = torch.zeros_like(points[..., 0])
     for frame in query_frame.unique().tolist():
-        members = torch.nonzero(query_frame == frame)[:, 0]
-        sources = times.repeat(len(members))
-        places = points[members].reshape(-1, 2)
-        found = torch.cat(
-            [
-                _positions(clip, some, where, frame)
-                for some, where in zip(sources.split(batch), places.split(batch), strict=True)
-            ]
-        )
-        trip = found.view(len(members), frames, 2) - query_point[members][:, None]
-        error[members] = trip.norm(dim=-1)
+        asked = wanted & (query_frame == frame)[:, None]
+        rows, times = torch.nonzero(asked, as_tuple=True)
+        for row, time in zip(rows.split(batch), times.split(batch), strict=True):
+            if len(row) == 0:
+                continue
+            found = _positions(clip, time, points[row, time], frame)
+            error[row, time] = (found - query_point[row]).norm(dim=-1)
     return error
 
 

@@ -1,9 +1,10 @@
-"""Whether a point is still in sight though its patch is not found again.
+"""Whether a point is in sight where its patch is not found.
 
-A patch that has bent, blurred or hardly any contrast is not found and yet in sight: since it was
-seen last, its track went along with flow, and from frame to frame what is around it stayed what it
-is. Where something comes before the point, the track leaves that one's flow and the picture around
-it is another.
+Of a stiff thing what is in sight is found, mostly: what is not found has been hidden since it was
+seen last, unless its track went along with flow since then, and what is around it stayed from
+frame to frame what it was. Of what bends, hardly anything is found, hidden or not: there history
+says nothing, but features do, which find their way back to the query from where it is in sight.
+How stiff a thing is, the share of frames tells in which its patch was found.
 """
 
 from __future__ import annotations
@@ -22,18 +23,29 @@ OFF = 3.0
 """Farther off its flow than this a step says no more, px."""
 LEVEL, RADIUS = 1, 4
 """Of the pyramid, and half the side of the patches that are compared on it, px there."""
-ODDS = 13.0
+ODDS = 5.7
 """Of being in sight to not being, …"""
-STEPS_POWER, STEPS_NONE = 0.4, 0.05
-"""… the less the farther the track went off flow, px²; how much counts as nothing, …"""
-CHANGE_POWER, CHANGE_NONE = 0.7, 0.05
+TRIP_POWER, TRIP_NONE = 0.8, 0.3
+"""… the less the longer the round trip to the query's frame, tokens; how much counts as nothing, …
+"""
+STEPS_POWER, STEPS_NONE = 0.8, 0.05
+"""… and, all to the power of how stiff the thing is, the less the farther the track went off flow,
+px², …"""
+CHANGE_POWER, CHANGE_NONE = 1.4, 0.05
 """… the less the more the patch changed in a frame, of 1 - normalised cross-correlation, …"""
-CONTRAST_POWER, CONTRAST_NONE = 1.0, 0.1
+CONTRAST_POWER, CONTRAST_NONE = 1.2, 0.1
 """… and the less the more contrast there was to find it by, gray values of 0..255."""
+LIKE_OTHERS = 20
+"""Frames of its own that say as much about how stiff a point's surface is as all points do."""
 
 
 def in_sight(
-    pyramid: Pyramid, flows: Sequence[FlowPair], points: Tensor, seen: Tensor, contrast: Tensor
+    pyramid: Pyramid,
+    flows: Sequence[FlowPair],
+    points: Tensor,
+    seen: Tensor,
+    contrast: Tensor,
+    trip: Tensor,
 ) -> Tensor:
     """How probably points that are not seen are in sight: a logistic regression.
 
@@ -43,6 +55,7 @@ def in_sight(
         points: [N, T, 2], the tracks, (x, y) working px.
         seen: bool [N, T], where the points' patches were found or asked for.
         contrast: [N], of the patches, standard deviation of gray values 0..255.
+        trip: [N, T], how far from the query features find its tracked point back, tokens.
 
     Returns:
         [N, T] in 0..1; it is meant for those that are not seen.
@@ -51,7 +64,19 @@ def in_sight(
     change = since_seen(_changes(pyramid, points), seen, torch.maximum)
     against = (off + STEPS_NONE) ** STEPS_POWER * (change + CHANGE_NONE) ** CHANGE_POWER
     against = against * ((contrast + CONTRAST_NONE) ** CONTRAST_POWER)[:, None]
+    against = against ** stiffness(seen)[:, None] * (trip + TRIP_NONE) ** TRIP_POWER
     return ODDS / (ODDS + against)
+
+
+def stiffness(seen: Tensor) -> Tensor:
+    """Share of frames in which a point's patch was found, [N] in 0..1, by its own and, the fewer
+    these are, all points' frames.
+
+    Args:
+        seen: bool [N, T].
+    """
+    found = seen.float()
+    return (found.sum(dim=1) + LIKE_OTHERS * found.mean()) / (seen.shape[1] + LIKE_OTHERS)
 
 
 def _changes(pyramid: Pyramid, points: Tensor) -> Tensor:

@@ -355,12 +355,13 @@ class InferenceSettings(SettingGroup):
         choices=("round_trip", "anchors"),
     )
     round_trip: float = setting(
-        1.5, "round trip from which a point counts as occluded",
+        1.5, "round trip from which a point counts as occluded where there is no registration",
         unit="tokens", minimum=0.01, maximum=1000,
     )  # fmt: skip
     visible_cosine: float = setting(
-        0.5, "cosine with the query below which a point counts as occluded", minimum=-1, maximum=1
-    )
+        0.5, "cosine with the query below which a point counts as occluded: by anchors, or where "
+        "there is no registration", minimum=-1, maximum=1,
+    )  # fmt: skip
     anchor_cosine: float = setting(
         0.7, "cosine from which a frame is an anchor, always visible", minimum=-1, maximum=1
     )

@@ -73,7 +73,6 @@ class Sightings:
 
     Attributes:
         registration: of the query's patch, px of the pyramid's finest level.
-        missed: bool [N, T], not found where neighbours agree that it should be seen.
         carried: [N, T, 2], where its own surface carries the point, by neighbours or, where they
             say nothing, by flow, px of the pyramid's finest level; NaN where neither says
             anything, or the patch was found.
@@ -84,7 +83,6 @@ class Sightings:
     """
 
     registration: Registration
-    missed: Tensor
     carried: Tensor
     tried: Tensor
     confirmed: Tensor
@@ -189,7 +187,7 @@ def look(
         seen.found.logical_and_(~refused & (odds_against(seen.error, confirmed) < REFUSED))
     told = torch.where(told.isnan(), carried, told)
     carried = torch.where(seen.found[..., None], torch.nan, told)
-    return Sightings(seen, likely.agreed & ~seen.found, carried, tried, confirmed)
+    return Sightings(seen, carried, tried, confirmed)
 
 
 def _gone(carried: Tensor, pyramid: Pyramid) -> Tensor:
@@ -394,17 +392,13 @@ def _with_told(
 
 
 def taken_by_tracks(sightings: Sightings, pyramid: Pyramid, points: Tensor) -> Sightings:
-    """The sightings that tracks went to. What was found elsewhere is not what was tracked: there
-    the patch is missed.
+    """The sightings that tracks went to: what was found elsewhere is not what was tracked.
 
     Args:
         points: [N, T, 2], the tracks, working px.
     """
     seen = sightings.registration
     apart = (seen.points - pyramid.to_picture(points)).norm(dim=-1)
-    passed = seen.found & (apart >= AGREEMENT)
     return replace(
-        sightings,
-        registration=replace(seen, found=seen.found & ~passed),
-        missed=sightings.missed | passed,
+        sightings, registration=replace(seen, found=seen.found & (apart < AGREEMENT))
     )
