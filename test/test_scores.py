@@ -82,13 +82,14 @@ def test_scores_equal_the_definitions_over_all_tracks():
     tracks = noisy(truth, 1)
     found = values(count(tracks, truth))
     near, hits, claims = np.zeros((3, 5))
-    visible = right_flags = 0
+    visible = said_visible = right_flags = 0
     for n in range(N):
         for t in range(1, T):
             seen, claimed = not truth.occluded[n, t], not tracks.occluded[n, t]
             off = (tracks.points[n, t] - truth.points[n, t]).astype(float)
             error = np.hypot(off[0] * 256 / WIDTH, off[1] * 256 / HEIGHT)
             visible += seen
+            said_visible += seen and claimed
             right_flags += seen == claimed
             for k, threshold in enumerate((1, 2, 4, 8, 16)):
                 near[k] += seen and error < threshold
@@ -100,13 +101,14 @@ def test_scores_equal_the_definitions_over_all_tracks():
     assert found["delta_average"] == pytest.approx(np.mean(near / visible))
     assert found["average_jaccard"] == pytest.approx(np.mean(hits / (visible + claims)))
     assert found["occlusion_accuracy"] == pytest.approx(right_flags / (N * (T - 1)))
+    assert found["said_visible"] == pytest.approx(said_visible / visible)
 
 
 def test_what_the_labels_do_not_support_is_left_out():
     truth = make_truth(labelled=False, masks=True)
     found = values(count(noisy(truth), truth))
     assert not FLAGS_ALONE & set(found)
-    assert {"pck", "delta_3px", "delta_average", "id_switches"} <= set(found)
+    assert {"pck", "delta_3px", "delta_average", "said_visible", "id_switches"} <= set(found)
     truth = make_truth()
     assert set(values(count(noisy(truth), truth))) >= FLAGS_ALONE
 

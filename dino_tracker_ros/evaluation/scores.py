@@ -59,6 +59,7 @@ class Counts:
         near: [N, 5], visible and placed within each of TAP-Vid's thresholds.
         near_mask: [N], visible and within BADJA's 0.2·√(mask area); needs masks.
         near_3px: [N], visible and within BADJA's 3 px; for position labels without occlusion.
+        said_visible: [N], visible and said so, wherever they are placed.
         switches: [N], jumps onto another's point.
         still_windows, still_squares: [N], windows in which the point is still, and the sum of
             their mean squared jitter, px².
@@ -80,6 +81,7 @@ class Counts:
     still_squares: Floats
     near_mask: Ints | None = None
     near_3px: Ints | None = None
+    said_visible: Ints | None = None
     hits: Ints | None = None
     false_claims: Ints | None = None
     right_flags: Ints | None = None
@@ -208,6 +210,12 @@ HEADLINES = (
         _average_jaccard,
     ),
     Metric(
+        "said_visible", "said visible", "%", True,
+        "visible points that are said to be, wherever they are placed: all that labels of visible "
+        "points alone can tell of the flags",
+        lambda sums: _optional_ratio(sums.said_visible, sums.visible),
+    ),
+    Metric(
         "survival", "survival", "%", True,
         "PointOdyssey: frames before the track is first over 50 px (at 256×256) from its visible "
         "point",
@@ -294,6 +302,7 @@ def count(tracks: Tracks, truth: GroundTruth, mode: Mode = "strided") -> Counts:
         ),
         still_windows=still_windows,
         still_squares=still_squares,
+        said_visible=(visible & ~tracks.occluded).sum(axis=1),
     )
     if truth.mask_areas is not None:
         near_mask = near_mask_counts(tracks.points, truth.points, visible, truth.mask_areas)
