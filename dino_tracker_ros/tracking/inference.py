@@ -230,7 +230,7 @@ def _visibility(
         confidence = _round_trip_confidence(trip, cosine, options)
     else:
         lasting = in_sight(
-            pictures.pyramid, clip.flows, points, found, pictures.contrast, trip
+            pictures.pyramid, clip.flows, points, found, query_frame, pictures.contrast, trip
         )
         confidence = torch.where(found, 1 / (1 + pictures.odds), lasting)
     confidence[~inside(points, clip.grid.width, clip.grid.height, RIM)] = 0.0
