@@ -25,6 +25,7 @@ from dino_tracker_ros.ros.messages import image_message, time_of
 
 HERE = Path(__file__).parent
 PATIENCE = 60.0  # seconds after which a test gives up; none waits that long
+ACQUAINTANCE = 0.2  # seconds in which a server learns of a client: it answers no stranger
 WIDTH, HEIGHT = 64, 48
 
 # Tests on one machine must not hear each other, nor anything else.
@@ -84,6 +85,7 @@ class Peer:
         self.node.create_subscription(TrackArray, "tracks", self.tracks.append, 50)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
         self.log: Callable[[], str] = str
+        self._clients: dict[str, Any] = {}
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -128,11 +130,14 @@ class Peer:
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
         """Calls a service and returns its response."""
-        client = self.node.create_client(kind, name)
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, name)
+            self.wait(self._clients[name].service_is_ready, f"for the service {name}")
+            time.sleep(ACQUAINTANCE)
+        client = self._clients[name]
         self.wait(client.service_is_ready, f"for the service {name}")
         future = client.call_async(request)
         self.wait(future.done, f"for the answer of {name}")
-        self.node.destroy_client(client)
         return future.result()
 
     def close(self) -> None:
