@@ -55,7 +55,7 @@ def test_a_backbone_in_bfloat16_attends_in_blocks_on_a_cpu_without_tile_units(
         return real(query, key, value, scale)
 
     monkeypatch.setattr(module, "attention", watched)
-    monkeypatch.setattr(backbone, "has_tile_units", lambda _: tiles)
+    monkeypatch.setattr(backbone, "has_tile_units", lambda: tiles)
     shape = VitShape(channels=128, depth=2, registers=registers)
     images = torch.randint(0, 255, (1, 3, 42, 56), dtype=torch.uint8)
     exact, rough = (

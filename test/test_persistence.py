@@ -137,6 +137,10 @@ def test_a_patch_of_strong_contrast_would_have_been_found() -> None:
     assert chances[0] > chances[1] > chances[2]
 
 
+def test_what_was_never_seen_is_not_in_sight() -> None:
+    assert (sure_of(moving(), along(), seen_in(), FAINT) == 0).all()
+
+
 def two_things(frames: int = 5) -> tuple[Tensor, Tensor, Tensor]:
     """Twenty points of one thing, of which the first is found in every frame, and twenty of
     another, all of them found throughout; the two change places in the last frame."""

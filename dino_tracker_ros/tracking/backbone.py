@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from dino_tracker_ros.tracking.attention import attend_in_blocks
 from dino_tracker_ros.tracking.errors import SettingError, WeightsError
 from dino_tracker_ros.tracking.pixels import imagenet_normalized, unit_range
-from dino_tracker_ros.tracking.precision import CPU_INFO, has_tile_units, mixed, store_products_in
+from dino_tracker_ros.tracking.precision import has_tile_units, mixed, store_products_in
 from dino_tracker_ros.tracking.recording import Recording, own_stream
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.weights import WeightsCache
@@ -116,7 +116,7 @@ class Backbone:
         self._position_table: Tensor = network.embeddings.position_embeddings
         if precision != torch.float32:
             store_products_in(network, precision)
-            if device.type == "cpu" and not has_tile_units(CPU_INFO):
+            if device.type == "cpu" and not has_tile_units():
                 attend_in_blocks(network)
         self._network = network
         self._positions: dict[TokenGrid, Tensor] = {}

@@ -220,15 +220,14 @@ def _visibility(
         cosine = _cosines(clip, query_frame, query_point, points)
         occluded = _anchor_occlusion(clip, points, cosine, options)
         return _anchor_confidence(cosine, occluded, options), occluded
-    found = torch.zeros_like(points[..., 0], dtype=torch.bool)
-    if pictures is not None:
-        found = pictures.found
-    error = _round_trips(clip, query_frame, query_point, points, ~found, options.batch)
-    trip = error / clip.grid.spacing
     if pictures is None:
+        everywhere = torch.ones_like(points[..., 0], dtype=torch.bool)
+        trip = _round_trips(clip, query_frame, query_point, points, everywhere, options.batch)
         cosine = _cosines(clip, query_frame, query_point, points)
         confidence = _round_trip_confidence(trip, cosine, options)
     else:
+        found = pictures.found
+        trip = _round_trips(clip, query_frame, query_point, points, ~found, options.batch)
         lasting = in_sight(
             pictures.pyramid, clip.flows, points, found, query_frame, pictures.contrast, trip
         )
@@ -253,8 +252,8 @@ def _round_trips(
     wanted: Tensor,
     batch: int,
 ) -> Tensor:
-    """How far from the query its tracked points end when found again in its frame, [N, T] px; 0
-    where nobody wants to know, bool [N, T]."""
+    """How far from the query its tracked points end when found again in its frame, [N, T] tokens;
+    0 where nobody wants to know, bool [N, T]."""
     error = torch.zeros_like(points[..., 0])
     for frame in query_frame.unique().tolist():
         asked = wanted & (query_frame == frame)[:, None]
@@ -264,7 +263,7 @@ def _round_trips(
                 continue
             found = _positions(clip, time, points[row, time], frame)
             error[row, time] = (found - query_point[row]).norm(dim=-1)
-    return error
+    return error / clip.grid.spacing
 
 
 def _cosines(clip: RefinedClip, query_frame: Tensor, query_point: Tensor, points: Tensor) -> Tensor:

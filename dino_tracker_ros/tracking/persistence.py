@@ -77,7 +77,7 @@ def in_sight(
 
 def stiffness(points: Tensor, seen: Tensor, query_frame: Tensor) -> Tensor:
     """Share of frames in which points' patches were found, [N] in 0..1: each one's own and, the
-    fewer frames there are, that of the points nearest to it in its query's frame.
+    fewer frames there are, that of the points nearest to it in its query's frame, itself included.
 
     Args:
         points: [N, T, 2], the tracks, px.

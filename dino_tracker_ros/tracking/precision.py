@@ -31,16 +31,16 @@ def fastest_precision(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if native else torch.float16
-    return torch.bfloat16 if has_bfloat16_units(CPU_INFO) else torch.float32
+    return torch.bfloat16 if has_bfloat16_units() else torch.float32
 
 
-def has_bfloat16_units(cpu_info: Path) -> bool:
+def has_bfloat16_units(cpu_info: Path = CPU_INFO) -> bool:
     """Whether the kernel's description of the CPU names fast bfloat16 instructions."""
     text = _read(cpu_info)
     return any(units.search(text) for units in _BFLOAT16_UNITS)
 
 
-def has_tile_units(cpu_info: Path) -> bool:
+def has_tile_units(cpu_info: Path = CPU_INFO) -> bool:
     """Whether it names x86's tile units, which multiply whole blocks of bfloat16."""
     return bool(_TILE_UNITS.search(_read(cpu_info)))
 
