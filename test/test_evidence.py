@@ -140,6 +140,31 @@ def test_the_second_best_costs_the_cosine_it_lacks() -> None:
     assert cut[TWIN] == 4.0
 
 
+def test_a_track_leads_by_what_speaks_against_the_best_match_elsewhere() -> None:
+    maps = plain_maps(3)
+    leaning(maps, 1, TWIN, 0.8)
+    options = HypothesesSettings(temperature=0.02, way_back=0.0, most_price=20.0)
+    features = feature_map(maps, GRID)
+    query = at_token(TRUE).repeat(3, 1)
+    evidence = Evidence(features, features, torch.zeros(3).long(), query, options)
+    beside = at_token(TRUE) + torch.tensor([3.0, 0.0])
+    tracks = torch.stack([at_token(TRUE), at_token(TWIN), beside])[:, None].repeat(1, 3, 1)
+    wanted = torch.tensor([[0, 1, 1], [0, 1, 1], [0, 1, 0]]).bool()
+    lead = evidence.lead(tracks, wanted)
+    assert lead[0, 1] == pytest.approx(10, rel=1e-3)  # what the twin lacks
+    assert lead[1, 1] == pytest.approx(-10, rel=1e-3)
+    # The best match is no rival of what is right beside it.
+    assert lead[2, 1] == pytest.approx(10 - float(evidence.price(1, *here(beside))), abs=1e-3)
+    # Where nothing else is alike at all, by the most that features cost; on the twin's as much.
+    assert lead[0, 2] == pytest.approx(20) and lead[1, 2] == pytest.approx(-20)
+    assert (lead[~wanted] == 0).all()
+
+
+def here(point: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros(1).long(), point[None]
+
+
+
 def test_a_place_that_another_point_of_the_query_frame_fits_better_is_dear() -> None:
     """The twin is seen in both frames: in the query's frame it is not where the query is."""
     maps = plain_maps()

@@ -392,6 +392,27 @@ def test_a_patch_that_neighbours_expect_and_nobody_finds_is_occluded(
     assert not tracks.occluded[far_inside, 1].any()
 
 
+def test_what_may_be_elsewhere_is_less_sure_but_no_less_visible(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = {}
+    for chance in (1.0, 0.25):
+        monkeypatch.setattr(
+            inference_module, "in_place", lambda off, *_, c=chance: torch.full_like(off, c)
+        )
+        # Nothing is alike enough to be found.
+        seen[chance], _ = drifting_tracks(
+            monkeypatch, drifting(4), 0, registration__likeness=1.0, registration__reward=0.0
+        )
+    sure, unsure = seen[1.0], seen[0.25]
+    np.testing.assert_array_equal(sure.points, unsure.points)
+    np.testing.assert_array_equal(sure.occluded, unsure.occluded)
+    np.testing.assert_array_equal(sure.occluded, sure.confidence < 0.5)
+    assert not sure.occluded[:, 1:].all()
+    np.testing.assert_allclose(unsure.confidence[:, 1:], 0.25 * sure.confidence[:, 1:])
+    assert (unsure.confidence[:, 0] == 1).all()
+
+
 EDGE = 60
 AWAY = -3  # px along x that what is right of the edge moves by in a frame
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking import persistence
-from dino_tracker_ros.tracking.persistence import LIKE_NEIGHBOURS, in_sight, stiffness
+from dino_tracker_ros.tracking.persistence import in_sight
 from dino_tracker_ros.tracking.registration import Pyramid, build_pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair
 
@@ -67,14 +66,9 @@ def sure_of(
     stiff: bool = True,
     flow: list[FlowPair] | None = None,
 ) -> Tensor:
-    """How surely a point [1, T, 2] is in sight, [T], where nine others are found in all frames or,
-    of a thing that bends, in none but the first."""
-    others = torch.full((9, FRAMES), stiff)
-    others[:, 0] = True
-    tracks, seen = track.expand(10, -1, -1), torch.cat([seen, others])
-    home, contrasts = torch.zeros(10).long(), torch.full((10,), contrast)
-    trips = trip.expand(10, -1)
-    return in_sight(pyramid, flow or flows(), tracks, seen, home, contrasts, trips)[0]
+    """How surely a point [1, T, 2] is in sight, [T], of a stiff thing or one that bends."""
+    of = torch.tensor([contrast]), trip, torch.tensor([0.8 if stiff else 0.1])
+    return in_sight(pyramid, flow or flows(), track, seen, *of)[0]
 
 
 def test_what_goes_along_and_does_not_change_is_in_sight() -> None:
@@ -141,61 +135,17 @@ def test_what_was_never_seen_is_not_in_sight() -> None:
     assert (sure_of(moving(), along(), seen_in(), FAINT) == 0).all()
 
 
-def two_things(frames: int = 5) -> tuple[Tensor, Tensor, Tensor]:
-    """Twenty points of one thing, of which the first is found in every frame, and twenty of
-    another, all of them found throughout; the two change places in the last frame."""
-    tracks = torch.rand(40, 1, 2, generator=torch.Generator().manual_seed(1)).expand(-1, frames, -1)
-    tracks = tracks.clone()
-    tracks[:20, :-1] += 500.0
-    tracks[20:, -1] += 500.0
-    seen = torch.zeros(40, frames).bool()
-    seen[:, 0] = True
-    seen[0], seen[20:] = True, True
-    return tracks, seen, torch.zeros(40).long()
-
-
-def test_stiffness_is_the_share_found_and_of_few_frames_what_neighbours_have() -> None:
-    tracks, seen, home = two_things()
-    found = stiffness(tracks, seen, home)
-    assert torch.equal(found[20:], torch.ones(20))
-    few = 5 + LIKE_NEIGHBOURS
-    beside = (few * found[1:20] - 1) / LIKE_NEIGHBOURS
-    # Most have the point among their sixteen that is found throughout.
-    with_it, without = (1 + 15 * 0.2) / 16, 0.2
-    near = (beside[:, None] - torch.tensor([with_it, without])).abs()
-    assert near.amin(dim=1).max() < 1e-5 and (near.argmin(dim=1) == 0).sum() > 10
-    assert found[0] == pytest.approx((5 + LIKE_NEIGHBOURS * with_it) / few)
-    # Neighbours are those of the query's frame.
-    assert (stiffness(tracks, seen, home + 4)[20:] == 1).all()
-    mixed = tracks.clone()
-    mixed[20:30, 2] += 500.0
-    mixed[10:20, 2] -= 500.0
-    assert (stiffness(mixed, seen, home + 2)[20:] < 1).all()
-
-
-def test_stiffness_of_many_frames_is_the_points_own() -> None:
-    tracks, seen, home = two_things(2000)
-    assert stiffness(tracks, seen, home)[0] > 0.99
-    assert stiffness(tracks, seen, home)[1:20].max() < 0.01
-
-
-def test_stiffness_in_parts_is_as_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = stiffness(*two_things())
-    monkeypatch.setattr(persistence, "AT_ONCE", 7)
-    torch.testing.assert_close(stiffness(*two_things()), whole)
-
-
-def test_each_track_is_for_itself_but_for_how_stiff_they_are() -> None:
+def test_each_track_is_for_itself() -> None:
     tracks = torch.cat([along(), along() + 25.0, along() - 30.0])
     tracks[1, 4:, 0] -= 30.0
-    seen = torch.cat([seen_in(0), seen_in(5), seen_in(2)])  # as stiff as each other
-    home, contrast = torch.tensor([0, 5, 2]), torch.tensor([3.0, 20.0, 50.0])
+    seen = torch.cat([seen_in(0), seen_in(5), seen_in(2)])
+    contrast, stiff = torch.tensor([3.0, 20.0, 50.0]), torch.tensor([0.2, 0.9, 0.5])
     trip = torch.rand(3, FRAMES)
-    together = in_sight(moving(3, 5), flows(), tracks, seen, home, contrast, trip)
+    together = in_sight(moving(3, 5), flows(), tracks, seen, contrast, trip, stiff)
     for n in range(3):
         own = slice(n, n + 1)
         alone = in_sight(
-            moving(3, 5), flows(), tracks[own], seen[own], home[own], contrast[own], trip[own]
+            moving(3, 5), flows(), tracks[own], seen[own], contrast[own], trip[own], stiff[own]
         )
         torch.testing.assert_close(together[own], alone)
 
@@ -214,6 +164,6 @@ def test_few_frames_and_points_beyond_the_border_do(frames: int) -> None:
     tracks = torch.tensor([[[-40.0, 500.0]], [[3.0, 3.0]]]).expand(2, frames, 2)
     seen = torch.zeros(2, frames, dtype=torch.bool)
     seen[:, 0] = True
-    home, contrast, trip = torch.zeros(2).long(), torch.tensor([5.0, 5.0]), torch.zeros(2, frames)
-    sure = in_sight(pyramid, flows()[: frames - 1], tracks, seen, home, contrast, trip)
+    of = torch.tensor([5.0, 5.0]), torch.zeros(2, frames), torch.ones(2)
+    sure = in_sight(pyramid, flows()[: frames - 1], tracks, seen, *of)
     assert sure.shape == (2, frames) and sure.isfinite().all()

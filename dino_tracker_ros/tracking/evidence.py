@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dino_tracker_ros.tracking.affine import distances
 from dino_tracker_ros.tracking.cosine_map import (
     Places,
     best_cosines,
@@ -29,6 +30,8 @@ FINDING_SHARE = 0.75
 """Of the finding map in what a place is like; the rest is the placing map's."""
 PEAK_TEMPERATURE = 0.05
 """Of the softmax over the 3x3 tokens around a peak that gives its position."""
+ELSEWHERE = 12 / 256
+"""Of the picture's width: matches farther away than this are of something else."""
 BACK_TOKENS = 2048
 """About how many tokens of the query's frame are asked whether they fit a match better."""
 
@@ -123,6 +126,27 @@ class Evidence:
         look = self._looks[frame]
         places, found, likeness = self._likeness(look, frame, rows, points)
         return self._price(frame, rows, places, found, likeness, look.best)
+
+    def lead(self, points: Tensor, wanted: Tensor) -> Tensor:
+        """How much more speaks against the best match elsewhere in a frame than against a track.
+
+        Args:
+            points: [N, T, 2], the tracks, (x, y) px.
+            wanted: bool [N, T], who wants to know.
+
+        Returns:
+            [N, T], within the most that features cost of 0; 0 where nobody wants to know.
+        """
+        apart, most = ELSEWHERE * self._placing.grid.width, self._settings.most_price
+        lead = torch.zeros_like(points[..., 0])
+        for frame, matches in enumerate(self._candidates):
+            rows = torch.nonzero(wanted[:, frame])[:, 0]
+            here = points[rows, frame]
+            near = distances(matches.points[rows], here[:, None]) <= apart
+            rival = matches.price[rows].masked_fill(near, NEVER).amin(dim=1)
+            price = self.price(frame, rows, here)
+            lead[rows, frame] = rival.clamp(max=most) - price
+        return lead
 
     def _look(self, frame: int, find: Tensor, place: Tensor) -> None:
         settings, grid = self._settings, self._placing.grid

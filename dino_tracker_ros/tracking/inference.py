@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dino_tracker_ros.tracking.astray import in_place
 from dino_tracker_ros.tracking.doubt import farthest_off, odds_against
 from dino_tracker_ros.tracking.evidence import Evidence, FeatureMap, feature_map
 from dino_tracker_ros.tracking.head import TrackerHead
@@ -26,6 +27,7 @@ from dino_tracker_ros.tracking.sightings import (
     with_carried,
     with_sightings,
 )
+from dino_tracker_ros.tracking.stiffness import stiffness
 from dino_tracker_ros.tracking.support import moving_along
 from dino_tracker_ros.tracking.surfaces import find_surfaces, own_support
 from dino_tracker_ros.tracking.token_grid import TokenGrid
@@ -77,12 +79,16 @@ class _Pictures:
         found: bool [N, T], where the queries' patches were found.
         odds: [N, T], that what was found is something else.
         contrast: [N], of the patches, standard deviation of gray values.
+        off: [N, T], the farthest step off flow since the query, px.
+        lead: [N, T], by how much features prefer the track to other places; 0 where it was found.
     """
 
     pyramid: Pyramid
     found: Tensor
     odds: Tensor
     contrast: Tensor
+    off: Tensor
+    lead: Tensor
 
 
 @torch.no_grad()
@@ -202,8 +208,9 @@ def _paths(
     seen = sightings.registration
     off = farthest_off(points, clip.flows, query_frame)
     odds = odds_against(seen.error, sightings.confirmed, off)
-    contrast = patches.whole[0].contrast[:, 0]
-    return points, _Pictures(pyramid, seen.found & (odds < 1), odds, contrast)
+    found, contrast = seen.found & (odds < 1), patches.whole[0].contrast[:, 0]
+    lead = evidence.lead(points, ~found)
+    return points, _Pictures(pyramid, found, odds, contrast, off, lead)
 
 
 def _visibility(
@@ -224,16 +231,19 @@ def _visibility(
         everywhere = torch.ones_like(points[..., 0], dtype=torch.bool)
         trip = _round_trips(clip, query_frame, query_point, points, everywhere, options.batch)
         cosine = _cosines(clip, query_frame, query_point, points)
-        confidence = _round_trip_confidence(trip, cosine, options)
+        confidence = visible = _round_trip_confidence(trip, cosine, options)
     else:
         found = pictures.found
         trip = _round_trips(clip, query_frame, query_point, points, ~found, options.batch)
+        stiff = stiffness(points, found, query_frame)
         lasting = in_sight(
-            pictures.pyramid, clip.flows, points, found, query_frame, pictures.contrast, trip
+            pictures.pyramid, clip.flows, points, found, pictures.contrast, trip, stiff
         )
-        confidence = torch.where(found, 1 / (1 + pictures.odds), lasting)
-    confidence[~inside(points, clip.grid.width, clip.grid.height, RIM)] = 0.0
-    return confidence, confidence < 0.5
+        visible = torch.where(found, 1.0, lasting)
+        there = in_place(pictures.off, pictures.lead, stiff)
+        confidence = torch.where(found, 1 / (1 + pictures.odds), lasting * there)
+    outside = ~inside(points, clip.grid.width, clip.grid.height, RIM)
+    return confidence.masked_fill(outside, 0.0), outside | (visible < 0.5)
 
 
 def _positions(clip: RefinedClip, frames: Tensor, points: Tensor, target: int) -> Tensor:

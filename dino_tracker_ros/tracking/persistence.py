@@ -4,7 +4,6 @@ Of a stiff thing what is in sight is found, mostly: what is not found has been h
 seen last, unless its track went along with flow since then, and what is around it stayed from
 frame to frame what it was. Of what bends, hardly anything is found, hidden or not: there history
 says nothing, but features do, which find their way back to the query from where it is in sight.
-How stiff a thing is, the share of frames tells in which its patch, and those beside it, were found.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.affine import distances
-from dino_tracker_ros.tracking.consensus import NEIGHBOURS
 from dino_tracker_ros.tracking.lattice import square
 from dino_tracker_ros.tracking.registration import Pyramid
 from dino_tracker_ros.tracking.steps import off_flow, since_seen
@@ -37,10 +34,6 @@ CHANGE_POWER, CHANGE_NONE = 1.4, 0.05
 """… the less the more the patch changed in a frame, of 1 - normalised cross-correlation, …"""
 CONTRAST_POWER, CONTRAST_NONE = 1.2, 0.1
 """… and the less the more contrast there was to find it by, gray values of 0..255."""
-LIKE_NEIGHBOURS = 20
-"""Frames of its own that say as much about how stiff a point's surface is as its neighbours do."""
-AT_ONCE = 1024
-"""Points whose neighbours are looked for together: each takes a line of a table of all points."""
 
 
 def in_sight(
@@ -48,9 +41,9 @@ def in_sight(
     flows: Sequence[FlowPair],
     points: Tensor,
     seen: Tensor,
-    query_frame: Tensor,
     contrast: Tensor,
     trip: Tensor,
+    stiff: Tensor,
 ) -> Tensor:
     """How probably points that are not seen are in sight: a logistic regression.
 
@@ -59,9 +52,9 @@ def in_sight(
         flows: T-1 pairs of flow between frames t and t+1.
         points: [N, T, 2], the tracks, (x, y) working px.
         seen: bool [N, T], where the points' patches were found or asked for.
-        query_frame: int64 [N].
         contrast: [N], of the patches, standard deviation of gray values 0..255.
         trip: [N, T], how far from the query features find its tracked point back, tokens.
+        stiff: [N], see `stiffness`.
 
     Returns:
         [N, T] in 0..1; it is meant for those that are not seen.
@@ -70,29 +63,9 @@ def in_sight(
     change = since_seen(_changes(pyramid, points), seen, torch.maximum)
     against = (off + STEPS_NONE) ** STEPS_POWER * (change + CHANGE_NONE) ** CHANGE_POWER
     against = against * ((contrast + CONTRAST_NONE) ** CONTRAST_POWER)[:, None]
-    against = against ** stiffness(points, seen, query_frame)[:, None]
+    against = against ** stiff[:, None]
     against = against * (trip + TRIP_NONE) ** TRIP_POWER
     return ODDS / (ODDS + against)
-
-
-def stiffness(points: Tensor, seen: Tensor, query_frame: Tensor) -> Tensor:
-    """Share of frames in which points' patches were found, [N] in 0..1: each one's own and, the
-    fewer frames there are, that of the points nearest to it in its query's frame, itself included.
-
-    Args:
-        points: [N, T, 2], the tracks, px.
-        seen: bool [N, T].
-        query_frame: int64 [N].
-    """
-    own = seen.float().mean(dim=1)
-    beside = []
-    for rows in torch.arange(len(points), device=points.device).split(AT_ONCE):
-        home = query_frame[rows]
-        apart = distances(points.transpose(0, 1)[home], points[rows, home][:, None])
-        nearest = apart.topk(min(NEIGHBOURS, len(points)), dim=1, largest=False).indices
-        beside.append(own[nearest].mean(dim=1))
-    frames = seen.shape[1]
-    return (frames * own + LIKE_NEIGHBOURS * torch.cat(beside)) / (frames + LIKE_NEIGHBOURS)
 
 
 def _changes(pyramid: Pyramid, points: Tensor) -> Tensor:

@@ -1,0 +1,37 @@
+"""How stiff the thing is that a point lies on.
+
+Of a stiff thing patches are found wherever they are in sight; of what bends hardly ever.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dino_tracker_ros.tracking.affine import distances
+from dino_tracker_ros.tracking.consensus import NEIGHBOURS
+
+LIKE_NEIGHBOURS = 20
+"""Frames of its own that say as much about how stiff a point's surface is as its neighbours do."""
+AT_ONCE = 1024
+"""Points whose neighbours are looked for together: each takes a line of a table of all points."""
+
+
+def stiffness(points: Tensor, seen: Tensor, query_frame: Tensor) -> Tensor:
+    """Share of frames in which points' patches were found, [N] in 0..1: each one's own and, the
+    fewer frames there are, that of the points nearest to it in its query's frame, itself included.
+
+    Args:
+        points: [N, T, 2], the tracks, px.
+        seen: bool [N, T].
+        query_frame: int64 [N].
+    """
+    own = seen.float().mean(dim=1)
+    beside = []
+    for rows in torch.arange(len(points), device=points.device).split(AT_ONCE):
+        home = query_frame[rows]
+        apart = distances(points.transpose(0, 1)[home], points[rows, home][:, None])
+        nearest = apart.topk(min(NEIGHBOURS, len(points)), dim=1, largest=False).indices
+        beside.append(own[nearest].mean(dim=1))
+    frames = seen.shape[1]
+    return (frames * own + LIKE_NEIGHBOURS * torch.cat(beside)) / (frames + LIKE_NEIGHBOURS)
