@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -152,7 +154,7 @@ def test_each_track_is_for_itself() -> None:
 
 def test_pictures_of_another_size_are_read_at_the_same_places() -> None:
     small = pyramid_of([frame[::2, ::2] for frame in moving().levels[0]])
-    wide = Pyramid(small.levels, torch.tensor([0.5, 0.5]))
+    wide = replace(small, scale=torch.tensor([0.5, 0.5]))
     sure = sure_of(wide, along(), seen_in(0))[-1]
     assert sure > 0.7
     assert sure_of(small, along(), seen_in(0))[-1] < sure - 0.2

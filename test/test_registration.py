@@ -225,6 +225,35 @@ def test_what_blur_and_noise_hide_is_judged_on_a_coarser_level() -> None:
     assert not found_in_second(pyramid, queries, near, coarsest=0).found.any()
 
 
+def test_a_faint_patch_in_noise_need_not_be_as_like_itself() -> None:
+    generator = torch.Generator().manual_seed(2)
+    grain = torch.randn(4, 1, 220, 300, generator=generator)
+    # As compression leaves it: halving the picture does not take it away.
+    grain = 5 * (grain + 2 * F.avg_pool2d(grain, 3, stride=1, padding=1))[:, 0]
+    same, other = 120 + (texture() - 110) / 4, 120 + (texture(seed=9) - 110) / 4
+    pictures = [same, same, other, torch.full_like(same, 120.0)]
+    plain = pyramid_of(*(p + g for p, g in zip(pictures, grain, strict=True)))
+    alone = torch.stack([level[3].std() for level in plain.levels])
+    known = replace(plain, noise=alone[:, None].expand(-1, 4))
+    queries = queries_on()
+    rows = torch.arange(len(queries))
+    found = []
+    for pyramid in (plain, known):
+        templates = build_templates(pyramid, torch.zeros_like(rows), queries, OPTIONS.radius)
+        for frame in (1, 2):
+            patches = register(
+                pyramid, templates, rows, torch.full_like(rows, frame), queries,
+                torch.eye(2).expand(len(rows), 2, 2), 0, OPTIONS.reach, OPTIONS,
+            )  # fmt: skip
+            found.append(patches.found)
+            near = (patches.points - queries).norm(dim=-1)
+            assert (near[patches.found] < 1.5).all() or frame == 2
+    before, nothing_before, now, nothing_now = found
+    assert before.float().mean() < 0.2 and now.float().mean() > 0.7
+    # Some of another texture is then alike as well.
+    assert not nothing_before.any() and nothing_now.float().mean() < 0.25
+
+
 def test_an_error_grows_with_what_a_fit_leaves_over() -> None:
     queries = queries_on()
     errors = []

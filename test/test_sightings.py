@@ -321,7 +321,7 @@ def test_what_is_found_of_a_point_that_has_left_the_picture_is_not_believed(
 
 def test_what_a_track_passes_by_is_not_found() -> None:
     """Found 2 and 4 px beside two tracks, and nowhere for the third; pictures of half the size."""
-    pyramid = Pyramid(pyramid_of(texture()).levels, torch.tensor([0.5, 0.5]))
+    pyramid = replace(pyramid_of(texture()), scale=torch.tensor([0.5, 0.5]))
     beside = torch.tensor([[[4.0, 0.0]], [[0.0, 8.0]], [[0.0, 0.0]]])
     seen = Registration(
         pyramid.to_picture(still(1) + beside),
@@ -482,7 +482,7 @@ def test_a_noisy_patch_is_found_where_neighbours_expect_it(
 def test_a_candidate_is_what_was_seen_or_else_where_neighbours_carry_the_point() -> None:
     """In frame 1 seen, in frame 2 carried, in frame 3 neither; pictures of half the size."""
     frames, scale = 4, torch.tensor([0.5, 0.5])
-    pyramid = Pyramid(pyramid_of(texture()).levels, scale)
+    pyramid = replace(pyramid_of(texture()), scale=scale)
     seen, carried = still(frames) / 2 + 1.0, nobody(frames)
     carried[:, 2] = QUERIES / 2 + 3.0
     found = torch.tensor([True, True, False, False]).expand(3, frames)

@@ -17,6 +17,7 @@ from dino_tracker_ros.tracking.head import TrackerHead
 from dino_tracker_ros.tracking.hypotheses import RIM, Candidates, follow
 from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
+from dino_tracker_ros.tracking.noise import with_noise
 from dino_tracker_ros.tracking.persistence import in_sight
 from dino_tracker_ros.tracking.registration import Pyramid, build_pyramid
 from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
@@ -187,7 +188,8 @@ def _paths(
 
     if not settings.registration.enabled:
         return followed(candidates), None
-    pyramid = build_pyramid(clip.images, settings.registration.longest_side)
+    longest_side = settings.registration.longest_side
+    pyramid = with_noise(build_pyramid(clip.images, longest_side), clip.flows)
     surfaces = find_surfaces(pyramid, clip.flows, query_frame, query_point)
 
     def support(level: int, offsets: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ AREA_LIMIT = 3.0
 """Largest change of the patch's area, either way, beside its whole octaves."""
 BLURRED = 0.4
 """Likeness at full sharpness below which the next coarser level cannot make up for it."""
+NOISIEST = 0.65
+"""Likeness that is expected of a patch at the least, however noisy: other things are as alike."""
 ONE_SAMPLE = 16.0
 """Area within which what a fit leaves over is as good as one sample, px²."""
 FLAT = 1.0
@@ -108,6 +110,7 @@ class Template:
         weight: [N, K], of the samples; they sum to one.
         values: [N, K], of mean zero.
         contrast: [N, 1], standard deviation.
+        signal: [N], what of it is not noise.
         solver: [N, 6, K], from the error of the samples to the step, what it adds to the rows of
             the identity (a, b, x) and (c, d, y); contrast and brightness are solved for as well and
             not needed.
@@ -119,6 +122,7 @@ class Template:
     weight: Tensor
     values: Tensor
     contrast: Tensor
+    signal: Tensor
     solver: Tensor
     looseness: Tensor
 
@@ -130,10 +134,13 @@ class Pyramid:
     Attributes:
         levels: [T, h, w] each, finest first; pixel k of a level lies on pixel 2k of the one before.
         scale: [2], (x, y) px of the finest level for a working px.
+        noise: [L, T], standard deviation of the noise on each level, gray values; 0 where nothing
+            is known of it, see `with_noise`.
     """
 
     levels: list[Tensor]
     scale: Tensor
+    noise: Tensor
 
     def to_picture(self, points: Tensor) -> Tensor:
         """(x, y) [..., 2] from working px to px of the finest level."""
@@ -156,7 +163,7 @@ def build_pyramid(images: Tensor, longest_side: int) -> Pyramid:
     for _ in range(COARSEST + OCTAVES):
         levels.append(_halved(levels[-1]))
     scale = picture.new_tensor([size[1] / width, size[0] / height])
-    return Pyramid(levels, scale)
+    return Pyramid(levels, scale, picture.new_zeros(len(levels), len(picture)))
 
 
 def build_templates(
@@ -181,7 +188,10 @@ def build_templates(
             around = square(radius + 1, 1.0, level) * 2**number / pyramid.scale
             weight = weight * _eroded(support(number, around))
             weight = weight / weight.sum(dim=1, keepdim=True)
-        templates.append(_template(level, frames, points / 2**number, radius, offsets, weight))
+        noise = pyramid.noise[number, frames]
+        templates.append(
+            _template(level, frames, points / 2**number, radius, offsets, weight, noise)
+        )
     return templates
 
 
@@ -251,7 +261,7 @@ def _registered(
     place, warp = start, affine / 2**octave
     near = templates[finest].contrast[rows, 0] > FLAT
     nothing = start.new_full((len(start),), torch.inf)
-    softer = place, warp, nothing, -nothing
+    softer = place, warp, nothing, -nothing, nothing
     for level in range(coarsest, finest - 1, -1):
         shown = level + octave
         at, warp, alike = _refined(
@@ -262,11 +272,13 @@ def _registered(
         unlike = (1 - alike.square()).clamp(min=0).sqrt()
         error = templates[level].looseness[rows] * unlike * 2**shown
         near = near & ((place - start).norm(dim=-1) < reach)
+        usual = _usual_likeness(templates[level], rows, pyramid.noise[shown, frames])
         if level == finest + 1:
-            softer = place, warp, error, alike
-    soft_place, soft_warp, soft_error, soft_alike = softer
-    sharp = alike > settings.likeness
-    soft = ~sharp & (alike > BLURRED) & (soft_alike > settings.likeness - vouched)
+            softer = place, warp, error, alike, usual
+    soft_place, soft_warp, soft_error, soft_alike, soft_usual = softer
+    sharp = alike > settings.likeness * usual
+    blurred = soft_alike > settings.likeness * soft_usual - vouched
+    soft = ~sharp & (alike > BLURRED * usual) & blurred
     # What is blurred leads the finest level astray.
     place = torch.where(soft[:, None], soft_place, place)
     warp = torch.where(soft[:, None, None], soft_warp, warp)
@@ -274,6 +286,14 @@ def _registered(
     area = torch.linalg.det(warp)
     found = near & (sharp | soft) & (area > 1 / AREA_LIMIT) & (area < AREA_LIMIT)
     return place, warp * 2**octave, error.nan_to_num(torch.inf, posinf=torch.inf), found
+
+
+def _usual_likeness(template: Template, rows: Tensor, noise: Tensor) -> Tensor:
+    """Likeness [B] of patches to themselves in frames of some noise [B]."""
+    signal = template.signal[rows]
+    shown = (signal.square() + noise.square()).sqrt()
+    clear = signal / template.contrast[rows, 0] * signal / shown.clamp(min=1e-3)
+    return clear.clamp(min=NOISIEST)
 
 
 def _halved(pictures: Tensor) -> Tensor:
@@ -307,7 +327,13 @@ def _bell(offsets: Tensor, radius: int) -> Tensor:
 
 
 def _template(
-    picture: Tensor, frames: Tensor, points: Tensor, radius: int, offsets: Tensor, weight: Tensor
+    picture: Tensor,
+    frames: Tensor,
+    points: Tensor,
+    radius: int,
+    offsets: Tensor,
+    weight: Tensor,
+    noise: Tensor,
 ) -> Template:
     # One pixel more on every side: derivatives are differences of neighbours.
     side = 2 * radius + 3
@@ -344,7 +370,8 @@ def _template(
     solver = torch.linalg.solve(damped, weighted)[:, :6].unflatten(1, (2, 3))
     solver[:, :, :2] /= radius  # from samples of a square of half side 1 to px
     looseness = contrast[:, 0] * _worst_deviation(squares, scale, weight)
-    return Template(offsets, weight, centred, contrast, solver.flatten(1, 2), looseness)
+    signal = (contrast[:, 0].square() - noise.square()).clamp(min=0).sqrt()
+    return Template(offsets, weight, centred, contrast, signal, solver.flatten(1, 2), looseness)
 
 
 def _worst_deviation(squares: Tensor, scale: Tensor, weight: Tensor) -> Tensor:

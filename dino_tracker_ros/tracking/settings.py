@@ -322,7 +322,7 @@ class RegistrationSettings(SettingGroup):
     )
     likeness: float = setting(
         0.85, "correlation with the query's patch from which a registration is accepted, at full "
-        "sharpness or, in a blurred picture, at half of it",
+        "sharpness or, in a blurred picture, at half of it; less where a faint patch lies in noise",
         minimum=0, maximum=1,
     )  # fmt: skip
     reach: float = setting(
