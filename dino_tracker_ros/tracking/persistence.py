@@ -4,6 +4,7 @@ Of a stiff thing what is in sight is found, mostly: what is not found has been h
 seen last, unless its track went along with flow since then, and what is around it stayed from
 frame to frame what it was. Of what bends, hardly anything is found, hidden or not: there history
 says nothing, but features do, which find their way back to the query from where it is in sight.
+So history counts the less, the less stiff the thing is.
 """
 
 from __future__ import annotations
