@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from known_scene import KnownBackbone
@@ -128,6 +130,19 @@ def leaning(maps: Tensor, frame: int, token: int, share: float) -> None:
     like = torch.zeros_like(own)
     like[TRUE] = 1.0
     maps[frame, :, token] = share * like + (1 - share**2) ** 0.5 * own
+
+
+@pytest.mark.parametrize("most", [2.0, 8.0])
+def test_prices_are_cut_and_nothing_else(most: float) -> None:
+    maps, queries = scene_maps(), scene_queries()
+    frames = torch.arange(len(queries)) % len(MOTION)
+    anywhere = torch.rand(len(queries), 20, 2) * torch.tensor([WIDTH - 1, HEIGHT - 1])
+    whole, cut = (
+        priced(Evidence(*maps, frames, queries, replace(OPTIONS, most_price=limit)), 1, anywhere)
+        for limit in (1e3, most)
+    )
+    assert (whole > most).any() and (whole < most).any()
+    torch.testing.assert_close(cut, whole.clamp(max=most))
 
 
 def test_the_second_best_costs_the_cosine_it_lacks() -> None:

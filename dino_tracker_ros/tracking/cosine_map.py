@@ -69,7 +69,7 @@ class Places:
     length: Tensor
 
     def __getitem__(self, chosen: Tensor) -> Places:
-        """Those that are chosen, bool [B]."""
+        """Those that are chosen, bool [B] or their numbers."""
         return Places(self.corners[chosen], self.weight[chosen], self.length[chosen])
 
 

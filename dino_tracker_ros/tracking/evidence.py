@@ -193,8 +193,11 @@ class Evidence:
         settings = self._settings
         price = (best[rows] - likeness).clamp(min=0) / settings.temperature
         if settings.way_back > 0:
-            back = (self._best_fit(frame, rows, places) - found).clamp(min=0)
-            price = price + settings.way_back * back / settings.temperature
+            # Most of the time goes into this: what costs the most already is not asked.
+            cheap = torch.nonzero(price < settings.most_price)[:, 0]
+            fit = self._best_fit(frame, rows[cheap], places[cheap])
+            back = (fit - found[cheap]).clamp(min=0)
+            price[cheap] += settings.way_back * back / settings.temperature
         return price.clamp(max=settings.most_price)
 
     def _best_fit(self, frame: int, rows: Tensor, places: Places) -> Tensor:
