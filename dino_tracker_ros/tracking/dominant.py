@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dino_tracker_ros.tracking.lattice import all_over
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside, loop_step
 
 SPACING = 12
@@ -55,12 +56,7 @@ def dominant_motion(flows: Sequence[FlowPair]) -> DominantMotion:
         return DominantMotion(torch.zeros(0, 3, 3), torch.zeros(0, dtype=torch.bool))
     height, width = flows[0][0].shape[-2:]
     device = flows[0][0].device
-    y, x = torch.meshgrid(
-        torch.arange(0, height, SPACING, device=device, dtype=torch.float32),
-        torch.arange(0, width, SPACING, device=device, dtype=torch.float32),
-        indexing="ij",
-    )
-    places = torch.stack([x.flatten(), y.flatten()], dim=-1)
+    places = all_over(height, width, SPACING, flows[0][0])
     steps = [loop_step(places, flow) for flow in flows]
     moved = torch.stack([step[0] for step in steps])
     closed = torch.stack([step[1] < CLOSES for step in steps]) & inside(moved, width, height)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from dino_tracker_ros.tracking.lattice import all_over
 from dino_tracker_ros.tracking.registration import Pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside, loop_step, sample_map
 
@@ -45,12 +46,7 @@ def with_noise(pyramid: Pyramid, flows: Sequence[FlowPair]) -> Pyramid:
 def _changed(pyramid: Pyramid, frame: int, flow: FlowPair) -> Tensor:
     """Noise of a frame and the next one on all levels [L]; infinite where flow tells nothing."""
     height, width = flow[0].shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(0.0, height, SPACING, device=flow[0].device),
-        torch.arange(0.0, width, SPACING, device=flow[0].device),
-        indexing="ij",
-    )
-    here = torch.stack([x.flatten(), y.flatten()], dim=-1)
+    here = all_over(height, width, SPACING, flow[0])
     there, missed = loop_step(here, flow)
     usable = (missed < CLOSES) & inside(there, width, height)
     here, there = here[usable], there[usable]
