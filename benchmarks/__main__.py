@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import accuracy, budget, growth, soak, stages, warm
+from benchmarks import accuracy, budget, growth, soak, stages, stream, warm
 from benchmarks.messages import say
 from benchmarks.options import FRAMES, SIZE, Options
 from benchmarks.output import JSON_NAME, PLOT_NAME, Result, table_text, write_results
@@ -28,8 +28,9 @@ BENCHMARKS: dict[str, Callable[[Options], Result]] = {
     "soak": soak.benchmark,
     "budget": budget.benchmark,
     "accuracy": accuracy.benchmark,
+    "stream": stream.benchmark,
 }
-OWN_CLIPS = ("growth", "soak", "accuracy")
+OWN_CLIPS = ("growth", "soak", "accuracy", "stream")
 """Benchmarks that make the clips they measure, whatever --clip says."""
 
 
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="N",
-        help="of each measurement; of accuracy, made clips (default 3)",
+        help="of each measurement; of accuracy and stream, made clips (default 3)",
     )
     parser.add_argument(
         "--curves", nargs="+", choices=[curve.name for curve in growth.CURVES], default=(),

@@ -22,6 +22,7 @@ CLIPS, QUICK_CLIPS = 50, 15
 SETTLING = 10  # clips before memory is expected to be flat
 _SIZE = (160, 128)  # px: what leaks does so at any size
 _LENGTH, _OVERLAP = 8, 3  # frames
+_STEP = _LENGTH - _OVERLAP
 _SHORT = {
     "clip.length": _LENGTH,
     "clip.overlap": _OVERLAP,
@@ -33,8 +34,7 @@ _SHORT = {
 def benchmark(options: Options) -> Result:
     """Once with a reset before each clip, once sliding on as the node does."""
     count = QUICK_CLIPS if options.quick else CLIPS
-    step = _LENGTH - _OVERLAP
-    frames = made_clip(*_SIZE, _OVERLAP + count * step).frames
+    frames = made_clip(*_SIZE, _OVERLAP + count * _STEP).frames
     queries = grid_queries(*_SIZE, 64)
     memory: dict[str, list[Memory]] = {}
     written: dict[str, dict[str, int]] = {}
@@ -44,7 +44,7 @@ def benchmark(options: Options) -> Result:
         before = written_bytes()
         memory[name] = []
         for index in range(count):
-            way(tracker, frames[index * step : index * step + _LENGTH], queries)
+            way(tracker, frames, index * _STEP, queries)
             memory[name].append(current_memory(tracker.device))
         after = written_bytes()
         written[name] = {key: after[key] - before[key] for key in before}
@@ -53,24 +53,31 @@ def benchmark(options: Options) -> Result:
 
 
 def _from_nothing(
-    tracker: DinoTracker, clip: list[Frame], queries: NDArray[np.float32]
+    tracker: DinoTracker, frames: list[Frame], start: int, queries: NDArray[np.float32]
 ) -> None:
     tracker.reset()
-    for frame in clip:
+    for frame in frames[start : start + _LENGTH]:
         tracker.observe(frame)
     tracker.fit()
     tracker.track(queries)
 
 
-def _sliding(tracker: DinoTracker, clip: list[Frame], queries: NDArray[np.float32]) -> None:
+def _sliding(
+    tracker: DinoTracker, frames: list[Frame], start: int, queries: NDArray[np.float32]
+) -> None:
+    """Half of the points are asked for on the newest of as many keyframes as may be kept."""
     known = 0
-    if tracker.frame_count:
-        tracker.forget(_LENGTH - _OVERLAP)
+    if start:
+        kept = [*tracker.keyframes, frames[start - _STEP].stamp]
+        tracker.forget(_STEP, kept[max(0, len(kept) - tracker.settings.clip.keyframes) :])
         known = _OVERLAP
-    for frame in clip[known:]:
+    for frame in frames[start + known : start + _LENGTH]:
         tracker.observe(frame)
     tracker.fit()
-    tracker.track(queries)
+    asked = queries.copy()
+    if tracker.keyframes:
+        asked[::2, 0] = -1
+    tracker.track(asked)
 
 
 def _result(

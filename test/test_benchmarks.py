@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks are not installed
 
-from benchmarks import accuracy, budget, growth, machine, paper, soak, stages, warm
+from benchmarks import accuracy, budget, growth, machine, paper, soak, stages, stream, warm
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.clips import Clip, blurred, folder_clip, grid_queries, made_clip, part
 from benchmarks.growth import CURVES, QUICK_CURVES, Curve, Job, Measured, curve_exponents
@@ -34,6 +34,7 @@ from benchmarks.work import Work, counted, estimated_seconds, fractions
 from dino_tracker_ros.evaluation.report.json_text import json_text
 from dino_tracker_ros.evaluation.synthetic import make_clip, write_clip
 from dino_tracker_ros.tracking.errors import ClipError, SettingError
+from dino_tracker_ros.tracking.settings import Settings, with_values
 from dino_tracker_ros.tracking.tracker import DinoTracker
 from dino_tracker_ros.tracking.tracks import Tracks
 
@@ -309,6 +310,36 @@ def test_points_that_come_later_are_scored_apart(
     for (when, _), (points, found, *_rest) in rows.items():
         assert int(points) > 0
         assert found == ("100.0" if when.endswith("first frame") else "0.0")
+
+
+def test_streams_are_tracked_whole_and_in_clips(
+    tiny: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def known(frames: list[Any], queries: Any, settings: Settings, tracker: DinoTracker) -> Tracks:
+        """The known tracks, lost where no keyframe is kept."""
+        assert tracker.settings == settings
+        asked.append((settings.clip.length, settings.clip.keyframes))
+        truth = made_clip(96, 80, 20).truth
+        assert truth is not None
+        lost = 100.0 * (settings.clip.keyframes == 0)
+        return Tracks(
+            queries, truth.points + np.float32(lost), truth.occluded,
+            np.ones_like(truth.occluded, np.float32), np.arange(20), 96, 80,
+        )  # fmt: skip
+
+    monkeypatch.setattr(stream, "warm_up", lambda *_: None)
+    monkeypatch.setattr(stream, "track_frames", known)
+    settings = with_values(tiny.settings, {"clip.length": 8, "clip.overlap": 3})
+    options = replace(tiny, settings=settings, frames=20, repeats=1)
+    table = stream.benchmark(options).tables[0]
+    assert asked == [(20, 8), (8, 8), (8, 0)]
+    assert {line[0]: line[2] for line in table.lines[1:]} == {
+        "in one piece": "100.0",
+        "in clips of 8, 8 keyframes": "100.0",
+        "in clips of 8, none": "0.0",
+    }
 
 
 def test_a_blurred_clip_shows_the_same_points_less_clearly():

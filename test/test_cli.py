@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +46,11 @@ class FakeTracker:
         self.settings = settings
         self.calls: list[tuple[str, object]] = []
         self.frames: list[Frame] = []
+        self.kept: list[Frame] = []
+
+    @property
+    def keyframes(self) -> list[int]:
+        return [frame.stamp for frame in self.kept]
 
     def observe(self, frame: Frame) -> None:
         assert not self.frames or frame.stamp > self.frames[-1].stamp
@@ -58,10 +64,14 @@ class FakeTracker:
 
     def track(self, queries: np.ndarray) -> Tracks:
         self.calls.append(("track", len(queries)))
-        if ((queries[:, 0] < 0) | (queries[:, 0] >= len(self.frames))).any():
+        if ((queries[:, 0] < -len(self.kept)) | (queries[:, 0] >= len(self.frames))).any():
             raise QueryError("query outside the clip")
-        times = np.arange(len(self.frames))
-        x = queries[:, 1:2] + SPEED * (times - queries[:, :1])
+        times, kept = (
+            np.array([int(frame.image[0, 0, 0]) for frame in frames], int)
+            for frames in (self.frames, self.kept)
+        )
+        asked = np.concatenate([times, kept])[queries[:, 0].astype(int)]  # kept ones end the list
+        x = queries[:, 1:2] + SPEED * (times - asked[:, None])
         points = np.stack([x, np.repeat(queries[:, 2:], len(times), 1)], axis=-1)
         outside = (x < -0.5) | (x > WIDTH - 0.5)
         confidence = np.where(outside, 0.1, 0.9).astype(np.float32)
@@ -71,13 +81,16 @@ class FakeTracker:
             WIDTH, HEIGHT,
         )  # fmt: skip
 
-    def forget(self, frames: int) -> None:
+    def forget(self, frames: int, keep: Collection[int] = ()) -> None:
         self.calls.append(("forget", frames))
+        gone = [*self.kept, *self.frames[:frames]]
+        self.kept = [frame for frame in gone if frame.stamp in keep]
         del self.frames[:frames]
 
     def reset(self) -> None:
         self.calls.append(("reset", None))
         self.frames.clear()
+        self.kept.clear()
 
 
 @pytest.fixture
@@ -154,9 +167,9 @@ def test_long_sequence_slides_on_and_goes_back_for_late_queries():
     fits = [what for name, what in tracker.calls if name == "fit"]
     assert fits == [
         [0, 1, 2, 3, 4], [3, 4, 5, 6, 7], [6, 7, 8, 9, 10],  # forward
-        [3, 4, 5, 6, 7], [0, 1, 2, 3, 4],  # back
+        [10, 9, 8, 7, 6], [7, 6, 5, 4, 3], [4, 3, 2, 1, 0],  # back
     ]  # fmt: skip
-    assert [what for name, what in tracker.calls if name == "forget"] == [3, 3]
+    assert [what for name, what in tracker.calls if name == "forget"] == [3, 3, 3, 3]
 
 
 class ClipNumbering(FakeTracker):
@@ -175,8 +188,10 @@ def test_of_shared_frames_the_later_clip_is_believed_as_in_the_node():
     tracks = track_frames(frames, queries, clip_settings(5, 2), tracker=tracker)
     forward = [0, 0, 0, 3, 3, 3, 6, 6, 6, 6, 6]
     asked_in_first = [0, 0, 0, 3, 0, 3, 6, 6, 6, 6, 6]  # where it was asked for it stays
+    back_to_second = [4, 4, 4, *forward[3:]]  # back in time the later clip is the one before
+    back_to_third = [4, 4, 4, 4, 4, 7, *forward[6:]]
     np.testing.assert_array_equal(
-        np.rint(100 * tracks.confidence), [forward, asked_in_first, forward, forward]
+        np.rint(100 * tracks.confidence), [forward, asked_in_first, back_to_second, back_to_third]
     )
 
 

@@ -86,9 +86,9 @@ def test_a_point_that_leaves_and_comes_back_is_told_all_the_way(frame: int) -> N
     places = truth(maps, frame, torch.tensor([130.0 if frame == 3 else 30.0, 60.0]))
     carried = known_until_it_leaves(places, frame)
     assert carried.isnan().any(dim=-1).sum() >= 5
-    result = carried_outside(
-        carried[None], [flow_of(each) for each in maps], torch.tensor([frame]), places[None, frame]
-    )[0]
+    flows = [flow_of(each) for each in maps]
+    home = torch.tensor([frame])
+    result = carried_outside(carried[None], flows, home, places[None, frame])[0][0]
     others = torch.arange(FRAMES) != frame
     assert (result - places)[others].norm(dim=-1).max() < 0.1
     assert result[frame].isnan().all()
@@ -103,7 +103,7 @@ def test_what_goes_its_own_way_or_is_not_known_is_not_carried_out() -> None:
     carried[1, 1:3, 1] -= 4.0  # a step of its own
     carried[2] = torch.nan
     flows = [flow_of(each) for each in maps]
-    result = carried_outside(carried, flows, torch.zeros(3).long(), queries)
+    result, _ = carried_outside(carried, flows, torch.zeros(3).long(), queries)
     assert not result[0, 3:].isnan().any()
     torch.testing.assert_close(result[1:], carried[1:], equal_nan=True)
 
@@ -114,7 +114,7 @@ def test_a_point_that_is_lost_within_the_picture_is_not_carried() -> None:
     carried = truth(maps, 0, query[0])[None].clone()
     carried[:, 3:] = torch.nan  # hidden, as it seems
     flows = [flow_of(each) for each in maps]
-    result = carried_outside(carried, flows, torch.zeros(1).long(), query)[0]
+    result = carried_outside(carried, flows, torch.zeros(1).long(), query)[0][0]
     known = [True, True, False, False, True, True]  # x 76, 52, (28, 4,) -20, -44
     assert (~result.isnan().any(dim=-1))[1:].tolist() == known
 
@@ -127,7 +127,7 @@ def test_a_motion_that_is_not_known_ends_it() -> None:
     flows = [flow_of(each) for each in maps]
     nothing_closes = torch.full((2, HEIGHT, WIDTH), 30.0)
     flows[4] = nothing_closes, nothing_closes
-    result = carried_outside(carried, flows, torch.zeros(1).long(), query)[0]
+    result = carried_outside(carried, flows, torch.zeros(1).long(), query)[0][0]
     assert not result[1:5].isnan().any() and result[5:].isnan().all()
 
 
@@ -139,6 +139,6 @@ def test_a_motion_behind_the_camera_says_nothing() -> None:
 
 def test_a_single_frame_has_no_motion() -> None:
     carried = torch.full((1, 1, 2), torch.nan)
-    result = carried_outside(carried, [], torch.tensor([0]), torch.tensor([[5.0, 5.0]]))
+    result, _ = carried_outside(carried, [], torch.tensor([0]), torch.tensor([[5.0, 5.0]]))
     assert result.shape == (1, 1, 2) and result.isnan().all()
     assert len(dominant_motion([]).maps) == 0

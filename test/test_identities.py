@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from dino_tracker_ros.tracking.identities import (
     as_queries,
     carried_over,
     no_points,
     with_new,
+    worth_keeping,
 )
 from dino_tracker_ros.tracking.tracks import Tracks
 
@@ -107,6 +109,52 @@ def test_an_overlap_longer_than_the_clip_is_the_clip() -> None:
     points = with_new(no_points(), places((10, 10)), stamp=10)
     alive = carried_over(points, tracks_of(moving((10, 10), (1, 1)), np.zeros((1, 6), bool)), 99)
     assert len(alive) == 1
+
+
+def test_a_point_whose_frame_is_kept_is_asked_for_there_again() -> None:
+    points = with_new(no_points(), places((10, 10)), stamp=10)
+    points = with_new(points, places((20, 10)), stamp=11)
+    points = with_new(points, places((30, 10)), stamp=14)
+    ways = np.concatenate([moving((x, 10), (2, 1)) for x in (10, 18, 22)])
+    alive = carried_over(points, tracks_of(ways, np.zeros((3, 6), bool)), 3, keep=[10])
+    # The frame of the first one is kept, that of the last one stays in the clip.
+    assert alive.stamps.tolist() == [10, 13, 14]
+    np.testing.assert_array_equal(alive.places, [[10, 10], [24, 13], [30, 10]])
+    np.testing.assert_array_equal(alive.current, ways[:, -1])
+    queries = as_queries(alive, STAMPS[3:], keyframes=[9, 10])
+    np.testing.assert_array_equal(queries, [[-1, 10, 10], [0, 24, 13], [1, 30, 10]])
+
+
+def test_frames_that_most_points_are_asked_on_are_kept() -> None:
+    points = with_new(no_points(), places((1, 1)), stamp=8)
+    points = with_new(points, places((1, 1), (2, 2)), stamp=9)
+    points = with_new(points, places((1, 1), (2, 2), (3, 3)), stamp=10)
+    points = with_new(points, places((1, 1), (2, 2)), stamp=11)
+    points = with_new(points, places((1, 1)), stamp=14)
+    assert worth_keeping(points, oldest=14, most=9) == [8, 9, 10, 11]
+    assert worth_keeping(points, oldest=14, most=2) == [10, 11]  # of as many points the newer one
+    assert worth_keeping(points, oldest=14, most=0) == []
+    assert worth_keeping(no_points(), oldest=14, most=3) == []
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_a_point_that_is_not_seen_is_waited_for(patience: int) -> None:
+    points = with_new(no_points(), places((10, 10)), stamp=10)
+    seen, hidden = np.zeros((1, 6), bool), np.ones((1, 6), bool)
+    way = moving((10, 70), (10, 0))  # outside the picture
+    for _ in range(2):
+        points = carried_over(points, tracks_of(moving((10, 10), (1, 0)), seen), 3, [10], patience)
+        for _ in range(patience - 1):
+            points = carried_over(points, tracks_of(way, hidden), 3, [10], patience)
+            assert points.ids.tolist() == [0]
+    assert len(carried_over(points, tracks_of(way, hidden), 3, [10], patience)) == 0
+
+
+def test_nothing_dies_without_an_end_of_patience() -> None:
+    points = with_new(no_points(), places((80, 10)), stamp=10)
+    left = tracks_of(moving((80, 10), (10, 0)), np.zeros((1, 6), bool))  # out from frame 2 on
+    alive = carried_over(points, left, 3, patience=None)
+    np.testing.assert_array_equal(alive.places, [[99, 10]])  # at the border it left by
 
 
 def test_no_points_stay_no_points() -> None:

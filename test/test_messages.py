@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,22 @@ def test_the_header_has_the_newest_frames_stamp(tracks: Tracks) -> None:
     assert message.tracks[0].occluded.tolist() == [Track.VISIBLE, Track.OCCLUDED]
     assert isinstance(message.tracks[0].x, array)
     assert len(message.tracks[0].depth) == 0
+
+
+def test_what_was_asked_for_before_the_clip_says_so(tracks: Tracks) -> None:
+    queries = tracks.queries.copy()
+    queries[0] = (-2, 5.0, 6.0)
+    hidden = tracks.occluded.copy()
+    hidden[0] = [True, *[False] * (hidden.shape[1] - 1)]
+    earlier = replace(tracks, queries=queries, occluded=hidden)
+    ids = np.arange(len(queries), dtype=np.uint32)
+    message = messages.track_array(earlier, ids, None, "camera", 1)
+    assert message.tracks[0].query_index == Track.EARLIER
+    assert message.tracks[1].query_index == tracks.queries[1, 0]
+    told, _, _ = messages.tracks_of(deserialize_message(serialize_message(message), TrackArray))
+    # Who has only this message takes the first place where it is seen.
+    np.testing.assert_array_equal(told.queries[0], [1, *earlier.points[0, 1]])
+    np.testing.assert_array_equal(told.queries[1], tracks.queries[1])
 
 
 def test_no_tracks(tracks: Tracks) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.persistence import in_sight
+from dino_tracker_ros.tracking.persistence import history, in_sight
 from dino_tracker_ros.tracking.registration import Pyramid, build_pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair
 
@@ -70,7 +70,7 @@ def sure_of(
 ) -> Tensor:
     """How surely a point [1, T, 2] is in sight, [T], of a stiff thing or one that bends."""
     of = torch.tensor([contrast]), trip, torch.tensor([0.8 if stiff else 0.1])
-    return in_sight(pyramid, flow or flows(), track, seen, *of)[0]
+    return in_sight(history(pyramid, flow or flows(), track, seen), *of)[0]
 
 
 def test_what_goes_along_and_does_not_change_is_in_sight() -> None:
@@ -143,12 +143,12 @@ def test_each_track_is_for_itself() -> None:
     seen = torch.cat([seen_in(0), seen_in(5), seen_in(2)])
     contrast, stiff = torch.tensor([3.0, 20.0, 50.0]), torch.tensor([0.2, 0.9, 0.5])
     trip = torch.rand(3, FRAMES)
-    together = in_sight(moving(3, 5), flows(), tracks, seen, contrast, trip, stiff)
+    pyramid = moving(3, 5)
+    together = in_sight(history(pyramid, flows(), tracks, seen), contrast, trip, stiff)
     for n in range(3):
         own = slice(n, n + 1)
-        alone = in_sight(
-            moving(3, 5), flows(), tracks[own], seen[own], contrast[own], trip[own], stiff[own]
-        )
+        past = history(pyramid, flows(), tracks[own], seen[own])
+        alone = in_sight(past, contrast[own], trip[own], stiff[own])
         torch.testing.assert_close(together[own], alone)
 
 
@@ -167,5 +167,5 @@ def test_few_frames_and_points_beyond_the_border_do(frames: int) -> None:
     seen = torch.zeros(2, frames, dtype=torch.bool)
     seen[:, 0] = True
     of = torch.tensor([5.0, 5.0]), torch.zeros(2, frames), torch.ones(2)
-    sure = in_sight(pyramid, flows()[: frames - 1], tracks, seen, *of)
+    sure = in_sight(history(pyramid, flows()[: frames - 1], tracks, seen), *of)
     assert sure.shape == (2, frames) and sure.isfinite().all()

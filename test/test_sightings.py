@@ -11,6 +11,7 @@ from torch import Tensor
 from dino_tracker_ros.tracking import sightings as sightings_module
 from dino_tracker_ros.tracking.consensus import Expected
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates
+from dino_tracker_ros.tracking.keyframes import Course, Recalled
 from dino_tracker_ros.tracking.registration import (
     COARSEST,
     Patches,
@@ -487,6 +488,7 @@ def test_a_candidate_is_what_was_seen_or_else_where_neighbours_carry_the_point()
     carried[:, 2] = QUERIES / 2 + 3.0
     found = torch.tensor([True, True, False, False]).expand(3, frames)
     error = torch.tensor([0.0, 0.5, 3.0])[:, None].expand(3, frames)
+    error = torch.where(found, error, torch.inf)  # as where nothing was found
     registration = Registration(seen, torch.eye(2).expand(3, frames, 2, 2), error, found)
     nothing, tried = torch.zeros(3, frames).bool(), nobody(4 * frames).view(4, 3, frames, 2)
     sightings = Sightings(registration, carried, tried, nothing)
@@ -500,6 +502,8 @@ def test_a_candidate_is_what_was_seen_or_else_where_neighbours_carry_the_point()
     torch.testing.assert_close(places[1].points[:, 1], pyramid.to_working(seen[:, 1]))
     torch.testing.assert_close(places[2].points[:, 1], pyramid.to_working(carried[:, 2]))
     assert all(torch.equal(place.points[:, 0], QUERIES) for place in places)
+    # A path that has nowhere else to go must not be led to NaN.
+    assert all(place.variance.isfinite().all() for place in places)
     # The surer, the better; none is dearer than the best match of features.
     price = places[1].price[:, 1]
     assert -OPTIONS.reward <= price[0] < -3 and -2 < price[1] < -0.5 and price[2] == 0
@@ -513,3 +517,27 @@ def test_a_candidate_is_what_was_seen_or_else_where_neighbours_carry_the_point()
     assert places[1].variance[:, 1].sqrt().allclose(spread)
     # Two px of the smaller picture are four working px.
     assert places[2].variance[:, 1].sqrt().allclose(torch.tensor(4.0))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_behind_a_gap_patches_begin_as_deformed_as_they_were_known_to_be(known: bool) -> None:
+    turn, middle = 1.2, torch.tensor([WIDTH / 2, HEIGHT / 2])
+    pyramid = pyramid_of(texture(), texture(turn=turn))
+    query = torch.tensor([[90.0, 70.0]])
+    place = (query - middle) @ rotation(turn).T + middle
+    home = torch.zeros(1, dtype=torch.long)
+    patches = query_patches(pyramid, home, query, OPTIONS)
+    paths = torch.stack([query, place], dim=1)
+    nothing = torch.full((1, 2), torch.nan)
+    recalled = Recalled(
+        Course(
+            paths, torch.eye(2).repeat(1, 2, 1, 1), nothing, nothing, nothing, nobody(2, 1), nothing
+        ),
+        {}, nothing, 1, nothing[:, 0], nothing[:, 0],
+    )  # fmt: skip
+    if known:
+        recalled.course.affine[:, 1] = rotation(turn)
+    found = look(pyramid, patches, paths, nowhere(paths), None, OPTIONS, recalled).registration
+    assert bool(found.found[0, 1]) == known
+    if known:
+        torch.testing.assert_close(found.points[0, 1], place[0], rtol=0, atol=0.2)

@@ -27,7 +27,7 @@ from dino_tracker_ros.tracking.errors import (
 from dino_tracker_ros.tracking.optimizer import ClipData, FitProgress, FitReport
 from dino_tracker_ros.tracking.settings import with_values
 from dino_tracker_ros.tracking.tracker import DinoTracker
-from dino_tracker_ros.tracking.tracks import Tracks
+from dino_tracker_ros.tracking.tracks import EARLIER, Tracks
 from dino_tracker_ros.tracking.weights import WeightsCache
 
 HEIGHT, WIDTH = 60, 88
@@ -270,6 +270,67 @@ def test_a_clip_slides_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracks.stamps.tolist() == [frame.stamp for frame in frames[3:]]
     truth = [[30 + 3 * t, 30] for t in range(5)]
     assert np.linalg.norm(tracks.points[0] - truth, axis=-1).max() < 5.5
+
+
+def slid_on(tracker: DinoTracker, keep: list[int] | None = None) -> DinoTracker:
+    """Eight frames seen, the last four of them in the clip."""
+    for frame in frames_of(8, HEIGHT, WIDTH):
+        if tracker.frame_count == 5:
+            tracker.track(np.array([[0, 30, 30], [1, 50, 20]], np.float32))
+            tracker.forget(3, [0] if keep is None else keep)
+        tracker.observe(frame)
+    tracker.forget(1, tracker.keyframes)
+    return tracker
+
+
+@pytest.mark.parametrize("registered", [True, False])
+@pytest.mark.parametrize("hypotheses", [True, False])
+def test_points_go_on_being_asked_for_on_a_keyframe(
+    monkeypatch: pytest.MonkeyPatch, registered: bool, hypotheses: bool
+) -> None:
+    settings = quick(
+        head__radius=1.0, backbone__stride=7, registration__enabled=registered,
+        hypotheses__enabled=hypotheses,
+    )  # fmt: skip
+    motion = [[3.0 * t, 0.0] for t in range(8)]
+    tracker = slid_on(known_tracker(monkeypatch, motion, settings))
+    assert tracker.keyframes == (0,)
+    tracker.fit()
+    tracks = tracker.track(np.array([[-1, 30, 30], [0, 42, 20]], np.float32))
+    assert tracks.stamps.tolist() == [100_000_000 * t for t in range(4, 8)]
+    assert tracks.query_indices.tolist() == [EARLIER, 0]
+    truth = np.array([[[42, 30]], [[42, 20]]]) + np.arange(4)[:, None] * [3, 0]
+    assert np.linalg.norm(tracks.points - truth, axis=-1).max() < 7  # a token
+    np.testing.assert_array_equal(tracks.points[1, 0], [42, 20])
+
+
+def test_only_frames_that_are_kept_can_be_asked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = slid_on(known_tracker(monkeypatch, STILL, quick()), keep=[0, 200_000_000, 999])
+    assert tracker.keyframes == (0, 200_000_000)
+    with pytest.raises(QueryError, match=r"t=-3.*give a frame in -2\.\.3"):
+        tracker.track(np.array([[-3, 30, 30]], np.float32))
+    tracker.forget(4)
+    assert tracker.keyframes == ()
+    assert tracker.frame_count == 0
+
+
+def test_what_was_known_before_a_gap_counts_the_same_in_every_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracker = slid_on(known_tracker(monkeypatch, STILL, quick()))
+    queries = np.array([[-1, 30, 30], [2, 60, 40]], np.float32)
+    first = tracker.track(queries)
+    assert same(tracker.track(queries), first)
+    alone = [tracker.track(queries[k : k + 1]).stamps.tolist() for k in range(2)]
+    assert alone == [first.stamps.tolist()] * 2
+
+
+def test_a_reset_drops_keyframes_and_what_was_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = slid_on(known_tracker(monkeypatch, STILL, quick()))
+    tracker.reset()
+    assert tracker.keyframes == ()
+    fresh = filled(known_tracker(monkeypatch, STILL, quick()))
+    assert same(filled(tracker).track(QUERIES), fresh.track(QUERIES))
 
 
 @pytest.mark.parametrize("count", [-1, 5, 100])

@@ -32,9 +32,11 @@ from dino_tracker_ros.tracking.errors import WeightsError
 SETTINGS = WorkerSettings(
     length=6,
     overlap=2,
+    keyframes=2,
     grid_spacing=0,
     mask_spacing=8,
     maximum=100,
+    patience=2,
     flush_after=0.0,
     minimum_frames=2,
 )
@@ -142,6 +144,40 @@ def test_ids_and_ways_go_on_over_overlapping_clips(benches: Callable[..., Bench]
         expected = asked((10, 10), (20, 5))[:, None] + numbers[None, :, None] * VELOCITY
         np.testing.assert_allclose(clip.tracks.points, expected, rtol=1e-5)
     assert bench.clips[1].tracks.stamps[0] == stamp_of(4)
+
+
+def test_points_are_asked_for_on_their_own_frame_as_long_as_it_is_kept(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches(keyframes=1)
+    for frame, place in ((0, (10, 10)), (0, (20, 5)), (7, (20, 20))):
+        bench.worker.ask(stamp_of(frame), asked(place))
+    bench.run()
+    bench.put(range(18))
+    bench.wait_for_clips(4)
+    # Clips of frames 0-5, 4-9, 8-13, 12-17; one frame is kept, that of most points.
+    assert [clip.tracks.queries[:2, 0].tolist() for clip in bench.clips] == [
+        [0, 0], [-1, -1], [-1, -1], [-1, -1]
+    ]  # fmt: skip
+    assert all(clip.tracks.queries[0, 1:].tolist() == [10, 10] for clip in bench.clips)
+    third = [clip.tracks.queries[2, 0] for clip in bench.clips[1:]]
+    assert third[0] == 3  # frame 7 in the clip
+    assert all(0 <= time < 2 for time in third[1:])  # in one that both clips share
+    assert bench.tracker.keyframes == [stamp_of(0)]
+
+
+def test_a_point_that_left_is_waited_for_as_long_as_its_frame_is_kept(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches(patience=2)
+    bench.worker.ask(stamp_of(0), asked((WIDTH - 4, 10)))  # gone with frame 4
+    bench.run()
+    bench.put(range(14))
+    bench.wait_for_clips(3)
+    assert [clip.ids.tolist() for clip in bench.clips] == [[0], [0], [0]]
+    assert bench.clips[2].tracks.occluded.all()
+    bench.wait(lambda: bench.worker.status().points_alive == 0)
+    assert bench.tracker.keyframes == []
 
 
 def test_the_grid_is_filled_and_its_holes_refilled_with_new_ids(

@@ -7,7 +7,7 @@ pixel has one of the colours below makes that call fail as the real one could.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,8 +34,15 @@ class TrackerDouble:
     def __init__(self, settings: object = None) -> None:
         self.settings = settings
         self.frames: list[Frame] = []
+        self.kept: list[Frame] = []
+        self._taken = 0  # frames observed since the last reset
+        self._number: dict[int, int] = {}  # of each frame, by its stamp
         self.fits = 0
         self.resets = 0
+
+    @property
+    def keyframes(self) -> list[int]:
+        return [frame.stamp for frame in self.kept]
 
     @property
     def frame_count(self) -> int:
@@ -55,6 +62,8 @@ class TrackerDouble:
         if self.frames and frame.image.shape != self.frames[0].image.shape:
             raise FrameError("sizes must not change")
         self.frames.append(frame)
+        self._number[frame.stamp] = self._taken
+        self._taken += 1
 
     def fit(
         self, progress: Callable[[Any], None] | None = None,
@@ -89,9 +98,12 @@ class TrackerDouble:
         length = len(self.frames)
         height, width = self.frames[0].image.shape[:2]
         for t, x, y in queries:
-            if not (0 <= t < length and -0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+            in_image = -0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5
+            if not (-len(self.kept) <= t < length and in_image):
                 raise QueryError(f"query ({t:g}, {x:g}, {y:g}) is outside")
-        steps = np.arange(length, dtype=np.float32)[None, :] - queries[:, :1]
+        held = [*self.frames, *self.kept]  # so that -1 is the newest keyframe
+        numbers = np.array([self._number[frame.stamp] for frame in held], np.float32)
+        steps = numbers[None, :length] - numbers[queries[:, 0].astype(int), None]
         points = queries[:, None, 1:] + steps[..., None] * VELOCITY
         outside = ((points < -0.5) | (points > np.array([width, height]) - 0.5)).any(axis=-1)
         return Tracks(
@@ -104,13 +116,18 @@ class TrackerDouble:
             height=height,
         )
 
-    def forget(self, frames: int) -> None:
+    def forget(self, frames: int, keep: Collection[int] = ()) -> None:
         if frames > len(self.frames):
             raise ClipError("fewer frames are there")
+        gone = [*self.kept, *self.frames[:frames]]
+        self.kept = [frame for frame in gone if frame.stamp in keep]
         del self.frames[:frames]
 
     def reset(self) -> None:
         self.frames.clear()
+        self.kept.clear()
+        self._number.clear()
+        self._taken = 0
         self.resets += 1
 
     @staticmethod

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dino_tracker_ros.tracking.clip import Frame
 from dino_tracker_ros.tracking.errors import ClipError, QueryError
+from dino_tracker_ros.tracking.identities import (
+    as_queries,
+    carried_over,
+    no_points,
+    with_new,
+    worth_keeping,
+)
 from dino_tracker_ros.tracking.optimizer import FitProgress
 from dino_tracker_ros.tracking.queries import inside_image
 from dino_tracker_ros.tracking.settings import Settings
@@ -26,8 +34,10 @@ class ClipTracker(Protocol):
     def observe(self, frame: Frame) -> None: ...
     def fit(self, progress: Callable[[FitProgress], None] | None = None) -> object: ...
     def track(self, queries: NDArray[np.float32]) -> Tracks: ...
-    def forget(self, frames: int) -> None: ...
+    def forget(self, frames: int, keep: Collection[int] = ()) -> None: ...
     def reset(self) -> None: ...
+    @property
+    def keyframes(self) -> Sequence[int]: ...
 
 
 def clip_bounds(frame_count: int, length: int, overlap: int) -> list[tuple[int, int]]:
@@ -49,10 +59,10 @@ def track_frames(
     """Tracks query points through all frames, forward and backward.
 
     Up to clip.length frames are one clip. More are cut into clips that share clip.overlap frames:
-    each starts from the fit of the one before, and a point goes on from the shared frame in which
-    it was seen most clearly. What the later clip says about the shared frames counts: it has seen
-    more, and the node's clips are joined in the same way. Points asked for after the first clip
-    need a second pass over the earlier clips, newest first, that takes them back in time.
+    each starts from the fit of the one before, and points are asked for on keyframes
+    (`identities`). What the later clip says about the shared frames counts: it has seen more, and
+    the node's clips are joined in the same way. Points asked for after the first clip need a
+    second pass that takes them back in time: the same, over the frames in reverse.
 
     Args:
         frames: T frames; read in order, at most twice.
@@ -74,112 +84,170 @@ def track_frames(
         raise QueryError(
             f"query {index} is at frame {queries[index, 0]:g}: the frames are 0..{len(frames) - 1}"
         )
-    run = _Run(frames, queries, settings, progress or (lambda stage, done, total: None), tracker)
-    return run.tracks()
+    tracker = DinoTracker(settings) if tracker is None else tracker
+    bounds = clip_bounds(len(frames), settings.clip.length, settings.clip.overlap)
+    homes = _homes(times, bounds)
+    end = bounds[max([0, *homes])][1]
+    late = np.flatnonzero(homes > 0)
+    back = clip_bounds(end, settings.clip.length, settings.clip.overlap) if len(late) else []
+    run = _Run(tracker, settings, progress or (lambda stage, done, total: None), [*bounds, *back])
+    result = run.sweep(frames, queries, bounds)
+    if len(late):
+        turned = queries[late]
+        turned[:, 0] = end - 1 - times[late]
+        earlier = run.sweep(_Reversed(frames, end), turned, back)
+        for row, source in zip(late, range(len(late)), strict=True):
+            before = bounds[homes[row]][0]  # what the first pass does not tell
+            for ours, theirs in (
+                (result.points, earlier.points),
+                (result.occluded, earlier.occluded),
+                (result.confidence, earlier.confidence),
+            ):
+                ours[row, :before] = theirs[source, ::-1][:before]
+    return result
+
+
+def _homes(times: NDArray[np.int64], bounds: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """The first clip that holds each frame."""
+    return np.array([next(n for n, (_, end) in enumerate(bounds) if t < end) for t in times], int)
+
+
+@dataclass(frozen=True)
+class _Reversed(Sequence[Frame]):
+    """The first frames of a sequence, from the last of them to the first, as if time ran back."""
+
+    frames: Sequence[Frame]
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Frame]: ...
+    def __getitem__(self, index: int | slice) -> Frame | Sequence[Frame]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(self.length))]
+        frame = self.frames[range(self.length)[-1 - index]]
+        return replace(frame, stamp=-frame.stamp)
 
 
 class _Run:
-    """The tracks of one sequence as far as they are known."""
+    """One tracker's way through clips, which it may go in several sweeps.
+
+    Args:
+        tracker: its clips are made here.
+        settings: of the tracker.
+        progress: told about every frame read and every iteration.
+        clips: bounds of all that will be gone through.
+    """
 
     def __init__(
         self,
-        frames: Sequence[Frame],
-        queries: NDArray[np.float32],
+        tracker: ClipTracker,
         settings: Settings,
         progress: Progress,
-        tracker: ClipTracker | None,
+        clips: Sequence[tuple[int, int]],
     ) -> None:
-        self._frames = frames
-        self._queries = queries
+        self._tracker = tracker
+        self._settings = settings
         self._progress = progress
-        self._tracker = DinoTracker(settings) if tracker is None else tracker
-        clip = settings.clip
-        self._bounds = clip_bounds(len(frames), clip.length, clip.overlap)
-        count = len(queries)
-        self._points = np.zeros((count, len(frames), 2), np.float32)
-        self._occluded = np.ones((count, len(frames)), bool)
-        self._confidence = np.zeros((count, len(frames)), np.float32)
-        self._known = np.zeros((count, len(frames)), bool)
-        self._stamps = np.zeros(len(frames), np.int64)
-        self._size = (0, 0)
+        self._clips = len(clips)
+        self._done = 0
 
-    def tracks(self) -> Tracks:
-        times = np.rint(self._queries[:, 0]).astype(int)
-        homes = np.array([self._home(t) for t in times], dtype=int)
-        passes = len(self._bounds) + max([0, *homes])
-        self._tracker.reset()
-        for number, (start, end) in enumerate(self._bounds):
-            begin = start if number == 0 else self._bounds[number - 1][1]
-            if number > 0:
-                self._tracker.forget(start - self._bounds[number - 1][0])
-            self._fit(begin, end, number, passes)
-            self._track(number, np.flatnonzero(homes <= number), homes)
-        for back, number in enumerate(range(max([0, *homes]) - 1, -1, -1)):
-            self._tracker.reset()
-            self._fit(*self._bounds[number], len(self._bounds) + back, passes)
-            self._track(number, np.flatnonzero(homes > number), homes)
-        return Tracks(
-            queries=self._queries,
-            points=self._points,
-            occluded=self._occluded,
-            confidence=self._confidence,
-            stamps=self._stamps,
-            width=self._size[0],
-            height=self._size[1],
+    def sweep(
+        self,
+        frames: Sequence[Frame],
+        queries: NDArray[np.float32],
+        bounds: Sequence[tuple[int, int]],
+    ) -> Tracks:
+        """Tracks of queries from the first clip that each is in to the last, hidden before that.
+
+        Args:
+            frames: T frames or more.
+            queries: float32 [N, 3].
+            bounds: of clips that cover T frames.
+        """
+        count, length = len(queries), bounds[-1][1]
+        result = Tracks(
+            queries=queries,
+            points=np.zeros((count, length, 2), np.float32),
+            occluded=np.ones((count, length), bool),
+            confidence=np.zeros((count, length), np.float32),
+            stamps=np.zeros(length, np.int64),
+            width=0,
+            height=0,
         )
+        times = np.rint(queries[:, 0]).astype(int)
+        homes = _homes(times, bounds)
+        rows = np.lexsort((times, homes))  # of points by their ids
+        points, tracks, before = no_points(), None, (0, 0)
+        self._tracker.reset()
+        for number, (start, end) in enumerate(bounds):
+            if number > 0:
+                oldest = int(result.stamps[start])
+                keep = worth_keeping(points, oldest, self._settings.clip.keyframes)
+                if tracks is not None:
+                    points = carried_over(points, tracks, before[1] - start, keep, patience=None)
+                self._tracker.forget(start - before[0], keep)
+            size = self._fit(frames, result.stamps, range(before[1], end))
+            result = replace(result, width=size[0], height=size[1])
+            known = len(points)
+            for row in rows[homes[rows] == number]:
+                stamp = int(result.stamps[times[row]])
+                points = with_new(points, queries[row : row + 1, 1:], stamp)
+            if len(points):
+                clip = slice(start, end)
+                asked = as_queries(points, result.stamps[clip], self._tracker.keyframes)
+                tracks = self._tracker.track(asked)
+                _write(result, rows[: len(points)], clip, tracks, known, before[1] - start)
+            before = start, end
+        return result
 
-    def _home(self, time: int) -> int:
-        """The first clip that holds the frame."""
-        return next(n for n, (start, end) in enumerate(self._bounds) if start <= time < end)
-
-    def _fit(self, begin: int, end: int, number: int, passes: int) -> None:
-        clip = f" (clip {number + 1} of {passes})" if passes > 1 else ""
-        for index in range(begin, end):
-            frame = self._frames[index]
-            self._stamps[index] = frame.stamp
-            self._size = (frame.image.shape[1], frame.image.shape[0])
+    def _fit(
+        self, frames: Sequence[Frame], stamps: NDArray[np.int64], numbers: range
+    ) -> tuple[int, int]:
+        """Observes frames, notes their stamps, fits to the clip, and tells the frames' size."""
+        self._done += 1
+        clip = f" (clip {self._done} of {self._clips})" if self._clips > 1 else ""
+        for index in numbers:
+            frame = frames[index]
+            stamps[index] = frame.stamp
             self._tracker.observe(frame)
-            self._progress(f"features and flow{clip}", index + 1 - begin, end - begin)
+            self._progress(f"features and flow{clip}", 1 + index - numbers.start, len(numbers))
         self._tracker.fit(
             lambda step: self._progress(f"optimizing{clip}", step.iteration, step.iterations)
         )
+        return frame.image.shape[1], frame.image.shape[0]
 
-    def _track(self, number: int, chosen: NDArray[np.int64], homes: NDArray[np.int64]) -> None:
-        if not len(chosen):
-            return
-        start, end = self._bounds[number]
-        queries = self._queries[chosen].copy()
-        replaces = homes[chosen] < number  # what earlier clips said
-        for row in np.flatnonzero(homes[chosen] != number):
-            queries[row], inside = self._carry(int(chosen[row]), start, end)
-            replaces[row] &= inside
-        queries[:, 0] -= start
-        result = self._tracker.track(queries)
-        asked = np.arange(start, end) == np.rint(self._queries[chosen, :1])
-        new = ~self._known[chosen, start:end] | (replaces[:, None] & ~asked)
-        for target, source in (
-            (self._points, result.points),
-            (self._occluded, result.occluded),
-            (self._confidence, result.confidence),
-        ):
-            part = target[chosen, start:end]
-            part[new] = source[new]
-            target[chosen, start:end] = part
-        self._known[chosen, start:end] = True
 
-    def _carry(
-        self, index: int, start: int, end: int
-    ) -> tuple[tuple[int, float, float], bool]:
-        """Where a point that was tracked in the neighbouring clip enters this one, (t, x, y).
+def _write(
+    result: Tracks, rows: NDArray[np.int64], clip: slice, tracks: Tracks, known: int, told: int
+) -> None:
+    """Notes a clip's tracks, except where a point that was known was asked for anew: there it
+    stays as it was. One that was outside the picture there was asked for at the border: it stays
+    as it was wherever it was known.
 
-        And whether it was tracked to there: one that has left the picture enters at its border.
-        """
-        known = start + np.flatnonzero(self._known[index, start:end])
-        places = self._points[index, known]
-        inside = inside_image(places, *self._size)
-        visible = inside & ~self._occluded[index, known]
-        # The rule of identities.carried_over, in both directions of time.
-        rank = np.where(inside, self._confidence[index, known] + 2 * visible, -1.0)
-        best = int(rank.argmax())
-        x, y = np.clip(places[best], 0, np.array(self._size) - 1)
-        return (int(known[best]), float(x), float(y)), bool(inside[best])
+    Args:
+        result: what is known of all queries, changed in place.
+        rows: of the tracks in it.
+        clip: its frames in it.
+        tracks: of the clip.
+        known: so many tracks, the first ones, are of points that earlier clips told of, …
+        told: … in so many of the clip's frames, the first ones.
+    """
+    frames = np.arange(tracks.points.shape[1])
+    asked = frames == tracks.queries[:, :1]
+    earlier = result.points[rows, clip]
+    outside = ~inside_image(earlier, result.width, result.height)
+    kept = asked | (asked & outside).any(axis=1, keepdims=True)
+    kept = kept & (frames < told) & (np.arange(len(rows)) < known)[:, None]
+    for target, source in (
+        (result.points, tracks.points),
+        (result.occluded, tracks.occluded),
+        (result.confidence, tracks.confidence),
+    ):
+        part = target[rows, clip]
+        part[~kept] = source[~kept]
+        target[rows, clip] = part

@@ -16,7 +16,7 @@ from sensor_msgs.msg import Image
 from dino_tracker_ros.msg import Track, TrackArray
 from dino_tracker_ros.ros.diagnostics import Health
 from dino_tracker_ros.ros.image_decoding import ImageError, decode
-from dino_tracker_ros.tracking.tracks import Tracks
+from dino_tracker_ros.tracking.tracks import Tracks, told_queries
 
 
 def stamp_of(time: Any) -> int:
@@ -50,10 +50,11 @@ def track_array(
     message.header.stamp = time_of(tracks.stamps[-1])
     message.header.frame_id = frame_id
     message.stamps = [time_of(stamp) for stamp in tracks.stamps]
+    asked = tracks.query_indices
     message.tracks = [
         Track(
             id=int(ids[n]),
-            query_index=int(tracks.queries[n, 0]),
+            query_index=int(asked[n]),
             x=_floats(tracks.points[n, :, 0]),
             y=_floats(tracks.points[n, :, 1]),
             occluded=_bytes(tracks.occluded[n]),
@@ -72,18 +73,18 @@ def tracks_of(message: Any) -> tuple[Tracks, NDArray[np.uint32], NDArray[np.floa
     points = np.empty((count, length, 2), np.float32)
     occluded = np.empty((count, length), bool)
     confidence = np.empty((count, length), np.float32)
-    queries = np.empty((count, 3), np.float32)
+    asked = np.empty(count, np.uint32)
     for n, track in enumerate(message.tracks):
         points[n, :, 0], points[n, :, 1] = track.x, track.y
         occluded[n] = np.asarray(track.occluded, np.uint8) != Track.VISIBLE
         confidence[n] = track.confidence
-        queries[n] = (track.query_index, *points[n, track.query_index])
+        asked[n] = track.query_index
     depth = None
     if count and all(len(track.depth) == length for track in message.tracks):
         depth = np.array([track.depth for track in message.tracks], np.float32)
     ids = np.array([track.id for track in message.tracks], np.uint32)
     tracks = Tracks(
-        queries=queries,
+        queries=told_queries(asked, points, occluded),
         points=points,
         occluded=occluded,
         confidence=confidence,

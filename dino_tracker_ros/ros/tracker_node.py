@@ -186,9 +186,11 @@ class TrackerNode(LifecycleNode):
         worker_settings = WorkerSettings(
             length=tracker.clip.length,
             overlap=tracker.clip.overlap,
+            keyframes=tracker.clip.keyframes,
             grid_spacing=tracker.queries.grid_spacing,
             mask_spacing=own.queries.mask_spacing,
             maximum=tracker.queries.maximum,
+            patience=tracker.queries.patience,
             flush_after=own.clip.flush_after,
             minimum_frames=own.clip.minimum_frames,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from dino_tracker_ros.tracking.identities import (
     carried_over,
     no_points,
     with_new,
+    worth_keeping,
 )
 from dino_tracker_ros.tracking.queries import grid_holes, inside_image, points_in_mask
 from dino_tracker_ros.tracking.tracks import Tracks
@@ -36,9 +37,12 @@ class PointTracker(Protocol):
 
     def track(self, queries: NDArray[np.float32]) -> Tracks: ...
 
-    def forget(self, frames: int) -> None: ...
+    def forget(self, frames: int, keep: Collection[int] = ()) -> None: ...
 
     def reset(self) -> None: ...
+
+    @property
+    def keyframes(self) -> Sequence[int]: ...
 
     @property
     def stage_seconds(self) -> Mapping[str, float]: ...
@@ -58,18 +62,22 @@ class WorkerSettings:
 
     Attributes:
         length, overlap: of a clip, frames.
+        keyframes: most frames that are kept beside it.
         grid_spacing: px; 0 for no grid.
         mask_spacing: between points asked for with a mask, px.
         maximum: most points alive at once.
+        patience: clips in a row without being seen until a point is given up.
         flush_after: seconds without an image after which a partial clip is tracked; 0 never.
         minimum_frames: new frames that a partial clip needs.
     """
 
     length: int
     overlap: int
+    keyframes: int
     grid_spacing: int
     mask_spacing: int
     maximum: int
+    patience: int
     flush_after: float
     minimum_frames: int
 
@@ -383,7 +391,7 @@ class Worker:
                 self._free(tracker)
         gone = max(0, len(self._window) - self._settings.overlap)
         if gone:
-            tracker.forget(gone)
+            tracker.forget(gone, self._worth_keeping())
             del self._window[:gone]
         self._pending = 0
         self._note(tracker=tracker)
@@ -414,7 +422,7 @@ class Worker:
         self._note(stage="tracking", tracker=tracker)
         stamps = np.array([seen.stamp for seen in self._window], np.int64)
         self._enter_new_points(stamps)
-        tracks = tracker.track(as_queries(self._points, stamps))
+        tracks = tracker.track(as_queries(self._points, stamps, tracker.keyframes))
         result = ClipResult(
             clip_id=clip_id,
             ids=self._points.ids,
@@ -423,9 +431,17 @@ class Worker:
             frame_id=self._newest.frame_id,
             image=self._newest.frame.image,
         )
-        self._points = carried_over(self._points, tracks, self._settings.overlap)
+        settings = self._settings
+        self._points = carried_over(
+            self._points, tracks, settings.overlap, self._worth_keeping(), settings.patience
+        )
         self._on_clip(result)
         self._note(clips=self.status().clips + 1, tracks=len(result.ids))
+
+    def _worth_keeping(self) -> list[int]:
+        """Stamps of the frames that the next clip will still ask points on."""
+        oldest = self._window[-min(len(self._window), self._settings.overlap)].stamp
+        return worth_keeping(self._points, oldest, self._settings.keyframes)
 
     def _enter_new_points(self, stamps: NDArray[np.int64]) -> None:
         """Asked points whose frame is here begin to live; then holes of the grid are filled."""

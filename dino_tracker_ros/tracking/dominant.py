@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dino_tracker_ros.tracking.keyframes import Recalled
 from dino_tracker_ros.tracking.lattice import all_over
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside, loop_step
 
@@ -88,8 +89,12 @@ def moved_by(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def carried_outside(
-    carried: Tensor, flows: Sequence[FlowPair], query_frame: Tensor, query_point: Tensor
-) -> Tensor:
+    carried: Tensor,
+    flows: Sequence[FlowPair],
+    query_frame: Tensor,
+    query_point: Tensor,
+    recalled: Recalled | None = None,
+) -> tuple[Tensor, Tensor]:
     """Adds where points are that have left the picture, and when they come back: of those that
     went along with the dominant motion until then.
 
@@ -99,17 +104,20 @@ def carried_outside(
         flows: T-1 pairs of flow between frames t and t+1.
         query_frame: int64 [N].
         query_point: [N, 2], (x, y) px.
+        recalled: where it led them behind gaps; None where there are no gaps.
 
     Returns:
-        [N, T, 2], NaN where nothing is known.
+        [N, T, 2], NaN where nothing is known; and where the dominant motion leads queries for as
+        long as they go along with it, likewise.
     """
     if not flows:
-        return carried
+        return carried, carried
     motion = dominant_motion(flows)
     backward = torch.linalg.inv(motion.maps)
     height, width = flows[0][0].shape[-2:]
     frames = range(1, len(flows) + 1)
     result = carried.clone()
+    led_to = torch.full_like(carried, torch.nan)
     for goals, maps, step in ((frames, motion.maps, 1), (reversed(frames), backward, -1)):
         at, left = query_point.clone(), torch.zeros_like(query_frame, dtype=torch.bool)
         along = torch.ones_like(left)
@@ -122,12 +130,16 @@ def carried_outside(
             limit = ALONG + ALONG_SHARE * (led - at).norm(dim=-1)
             # Of a point whose surface is not known from the query on, nothing tells that it goes
             # along.
-            agrees = torch.where(
+            agrees = motion.known[between] & torch.where(
                 unknown, query_frame != goal - step, (led - told).norm(dim=-1) < limit
             )
-            along &= ~active | (motion.known[between] & agrees)
+            if recalled is not None and between < recalled.keyframes:
+                led = recalled.course.led[:, goal]
+                agrees = ~led.isnan().any(dim=-1)
+            along &= ~active | agrees
             at = torch.where(active[:, None], torch.where(unknown[:, None], led, told), at)
             gone = active & along & unknown
             left |= gone & ~inside(at, width, height, OUTSIDE)
             result[gone & left, goal] = at[gone & left]
-    return result
+            led_to[active & along, goal] = at[active & along]
+    return result, led_to

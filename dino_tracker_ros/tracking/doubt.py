@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.steps import off_flow, since_seen
+from dino_tracker_ros.tracking.keyframes import Recalled
+from dino_tracker_ros.tracking.steps import across, off_flow, since_seen
 from dino_tracker_ros.tracking.trajectories import FlowPair
 
 ODDS = 0.03
@@ -45,9 +46,23 @@ def odds_against(error: Tensor, confirmed: Tensor, off: Tensor | None = None) ->
     return torch.where(confirmed, odds, UNCONFIRMED * odds)
 
 
-def farthest_off(points: Tensor, flows: Sequence[FlowPair], query_frame: Tensor) -> Tensor:
-    """The largest step off flow that tracks [N, T, 2] took between their queries, of frames int64
-    [N], and every frame, [N, T] working px."""
+def farthest_off(
+    points: Tensor, flows: Sequence[FlowPair], query_frame: Tensor, recalled: Recalled | None = None
+) -> Tensor:
+    """The largest step off flow that tracks took between their queries and every frame.
+
+    Args:
+        points: [N, T, 2] working px.
+        flows: T-1 pairs of flow between frames t and t+1.
+        query_frame: int64 [N].
+        recalled: how far they went behind gaps; None where there are no gaps.
+
+    Returns:
+        [N, T] working px.
+    """
     home = torch.zeros(points.shape[:2], dtype=torch.bool, device=points.device)
     home[torch.arange(len(points), device=points.device), query_frame] = True
-    return since_seen(off_flow(points, flows), home, torch.maximum)
+    steps = off_flow(points, flows)
+    if recalled is not None:
+        steps = across(steps, recalled.keyframes, recalled.course.off, OFF_UNKNOWN)
+    return since_seen(steps, home, torch.maximum)

@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dino_tracker_ros.tracking.keyframes import Recalled
 from dino_tracker_ros.tracking.settings import HypothesesSettings
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside, loop_step
 
@@ -26,6 +27,8 @@ RIM = 2.0
 point on the border are no sharper."""
 START = 0.1
 """Variance of a query point, px²."""
+ENTRY = 4.0
+"""Variance of where a point was known to be behind a gap, px²."""
 LOST = 1e4
 """Variance of a point that flow says nothing about, px²."""
 NEVER = 1e6
@@ -127,6 +130,7 @@ def follow(
     token: float,
     loop_error: float,
     settings: HypothesesSettings,
+    recalled: Recalled | None = None,
 ) -> Tensor:
     """The cheapest path of every point through all frames, forward and backward from its query.
 
@@ -138,6 +142,7 @@ def follow(
         query_point: [N, 2], (x, y) px.
         token: distance between tokens, px.
         loop_error: forward-backward error that flow usually has where it is right, px.
+        recalled: where points were in frames behind a gap; None where there are no gaps.
 
     Returns:
         [N, T, 2] px.
@@ -154,8 +159,11 @@ def follow(
             before = t - order.step
             there, back = flows[min(t, before)]
             flow = (there, back) if order.step > 0 else (back, there)
+            entry = None
+            if recalled is not None and recalled.after_gap(t, order.step):
+                entry = recalled.course.points[:, t]
             stepped = _stepped(
-                paths, candidates[t], partial(price, t), flow, token, loop_error, settings
+                paths, candidates[t], partial(price, t), flow, token, loop_error, settings, entry
             )
             paths = _where(active, stepped, paths)
             steps.append((t, paths))
@@ -197,9 +205,10 @@ def _stepped(
     token: float,
     loop_error: float,
     settings: HypothesesSettings,
+    entry: Tensor | None,
 ) -> _Paths:
     """The best hypotheses of the next frame."""
-    gone_on = _with_flow(paths, candidates, price, flow, loop_error, settings)
+    gone_on = _with_flow(paths, candidates, price, flow, loop_error, settings, entry)
     jumped = _with_jump(paths, gone_on.before, candidates, token, settings)
     both = gone_on.beside(jumped)
     both = both.take(both.price.argsort(dim=1))
@@ -225,14 +234,20 @@ def _with_flow(
     flow: FlowPair,
     loop_error: float,
     settings: HypothesesSettings,
+    entry: Tensor | None,
 ) -> _Paths:
     """Every path along the flow, drawn to the nearest candidate."""
     shape = paths.price.shape
     moved, error = loop_step(paths.points.reshape(-1, 2), flow)
     moved, error = moved.view(*shape, 2), error.view(shape)
     height, width = flow[0].shape[-2:]
-    in_image = inside(moved, width, height, RIM)
     spread = paths.variance + settings.flow_error**2 + error.square()
+    if entry is not None:
+        entered = ~entry.isnan().any(dim=-1, keepdim=True)
+        moved = torch.where(entered[..., None], entry[:, None], moved)
+        error = error.masked_fill(entered, 0.0)
+        spread = spread.masked_fill(entered, ENTRY)
+    in_image = inside(moved, width, height, RIM)
     spread = torch.where(in_image, spread, LOST)
     lost = settings.lost_price
     strain = torch.where(in_image, (0.5 * (error / loop_error).square()).clamp(max=lost), lost)

@@ -1,11 +1,13 @@
 """Points that keep their identity from one overlapping clip to the next.
 
-A clip is tracked on its own, from query points. For a point to go on living, it is asked for
-again in the next clip, on a frame that both clips share. Which frame and where is decided here.
+A clip is tracked on its own, from query points. For a point to go on living, it is asked for again
+in the next clip: in the frame that it was always asked on, as long as that is in the clip or kept
+as a keyframe, else in one that both clips share. Which, and where, is decided here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +16,9 @@ from numpy.typing import NDArray
 from dino_tracker_ros.tracking.queries import inside_image
 from dino_tracker_ros.tracking.tracks import Tracks
 
+NEVER = 1 << 30
+"""Clips since a point was seen that never was."""
+
 
 @dataclass(frozen=True)
 class Points:
@@ -21,9 +26,11 @@ class Points:
 
     Attributes:
         ids: uint32 [M], never given twice.
-        stamps: int64 [M], ns, the frame on which the point is asked for next.
+        stamps: int64 [M], ns, the frame on which the point is asked for.
         places: float32 [M, 2], (x, y) px on that frame.
         current: float32 [M, 2], (x, y) px on the newest frame it was tracked to.
+        unseen: int64 [M], clips since it was seen in another frame than that; NEVER and more
+            where it never was.
         next_id: the id of the next new point.
     """
 
@@ -31,6 +38,7 @@ class Points:
     stamps: NDArray[np.int64]
     places: NDArray[np.float32]
     current: NDArray[np.float32]
+    unseen: NDArray[np.int64]
     next_id: int
 
     def __len__(self) -> int:
@@ -40,7 +48,8 @@ class Points:
 def no_points(next_id: int = 0) -> Points:
     """No living point; ids go on from `next_id`."""
     empty = np.zeros((0, 2), np.float32)
-    return Points(np.zeros(0, np.uint32), np.zeros(0, np.int64), empty, empty, next_id)
+    none = np.zeros(0, np.int64)
+    return Points(np.zeros(0, np.uint32), none, empty, empty, none, next_id)
 
 
 def with_new(points: Points, places: NDArray[np.float32], stamp: int) -> Points:
@@ -58,59 +67,96 @@ def with_new(points: Points, places: NDArray[np.float32], stamp: int) -> Points:
         stamps=np.concatenate([points.stamps, np.full(count, stamp, np.int64)]),
         places=np.concatenate([points.places, places]).astype(np.float32),
         current=np.concatenate([points.current, places]).astype(np.float32),
+        unseen=np.concatenate([points.unseen, np.full(count, NEVER, np.int64)]),
         next_id=points.next_id + count,
     )
 
 
-def as_queries(points: Points, stamps: NDArray[np.int64]) -> NDArray[np.float32]:
+def as_queries(
+    points: Points, stamps: NDArray[np.int64], keyframes: Sequence[int] = ()
+) -> NDArray[np.float32]:
     """The query points of a clip.
 
-    A point whose frame has left the clip (the clip before failed) is asked for at its last known
-    place on the oldest frame: a guess, but the only one there is.
+    A point whose frame is gone (the clip before failed) is asked for at its last known place on
+    the oldest frame: a guess, but the only one there is.
 
     Args:
         points: the living points.
         stamps: int64 [T], ns, of the clip's frames, oldest first.
+        keyframes: stamps of the K frames that were kept, ns, oldest first.
 
     Returns:
-        float32 [M, 3], (t, x, y).
+        float32 [M, 3], (t, x, y); -K..-1 for keyframes.
     """
-    frame = np.searchsorted(stamps, points.stamps)
-    known = np.isin(points.stamps, stamps)
-    places = np.where(known[:, None], points.places, points.current)
-    return np.column_stack([np.where(known, frame, 0), places]).astype(np.float32)
+    kept = np.array(keyframes, np.int64)
+    in_clip, in_kept = np.isin(points.stamps, stamps), np.isin(points.stamps, kept)
+    frame = np.where(
+        in_clip,
+        np.searchsorted(stamps, points.stamps),
+        np.where(in_kept, np.searchsorted(kept, points.stamps) - len(kept), 0),
+    )
+    places = np.where((in_clip | in_kept)[:, None], points.places, points.current)
+    return np.column_stack([frame, places]).astype(np.float32)
 
 
-def carried_over(points: Points, tracks: Tracks, overlap: int) -> Points:
+def worth_keeping(points: Points, oldest: int, most: int) -> list[int]:
+    """Stamps of the frames to keep as keyframes: those that most points are asked on.
+
+    Args:
+        points: the living points.
+        oldest: stamp of the next clip's oldest frame, ns: of older ones some are kept.
+        most: how many, at the most; of as many points, newer frames.
+    """
+    frames, counts = np.unique(points.stamps[points.stamps < oldest], return_counts=True)
+    ranked = np.lexsort((frames, counts))[::-1][:most]
+    return sorted(int(stamp) for stamp in frames[ranked])
+
+
+def carried_over(
+    points: Points,
+    tracks: Tracks,
+    overlap: int,
+    keep: Collection[int] = (),
+    patience: int | None = 1,
+) -> Points:
     """The points that live on after a clip, and where the next clip asks for them.
 
-    A point is asked for on the most confident frame, among the last `overlap` ones, on which it
-    is visible; where it is visible on none of them, on the most confident one on which its
-    predicted place lies in the image. A point that was visible nowhere but on its query's frame,
-    or that lies outside the image on all of those frames, dies.
+    A point whose frame the next clip holds, or that is kept, is asked for there again. Any other
+    is asked for on the most confident frame, among the last `overlap` ones, on which it is
+    visible; where it is visible on none of them, on the most confident one on which its predicted
+    place lies in the image. It dies where there is none of these, too, and any point dies that was
+    never seen but where it was asked for, or not for `patience` clips.
 
     Args:
         points: the points tracked, in the order of the tracks.
         tracks: N = M tracks over T frames.
         overlap: frames shared with the next clip, >= 1; more than T counts as T.
+        keep: stamps of frames that will be keyframes, ns.
+        patience: None lets no point die: one that left the picture is asked for at its border.
     """
     if not len(points):
         return points
     inside = inside_image(tracks.points, tracks.width, tracks.height)
     visible = inside & ~tracks.occluded
-    every = np.arange(len(points))
-    elsewhere = visible.copy()
-    elsewhere[every, tracks.queries[:, 0].astype(np.int64)] = False
+    elsewhere = visible & (np.arange(visible.shape[1]) != tracks.queries[:, :1])
+    unseen = np.where(elsewhere.any(axis=1), 0, points.unseen + 1)
 
     first = max(0, tracks.points.shape[1] - overlap)
     # Visible frames rank above all others, frames outside the image below.
     rank = np.where(inside, tracks.confidence + 2 * visible, -1.0)[:, first:]
     best = first + rank.argmax(axis=1)
-    alive = elsewhere.any(axis=1) & inside[every, best]
+    every = np.arange(len(points))
+    border = np.array([tracks.width, tracks.height], np.float32) - 1
+    stays = (points.stamps >= tracks.stamps[first]) | np.isin(points.stamps, list(keep))
+    asked = np.clip(tracks.points[every, best], 0, border)
+    alive = np.ones(len(points), bool)
+    if patience is not None:
+        alive = (unseen < patience) & (stays | inside[every, best])
     return replace(
         points,
         ids=points.ids[alive],
-        stamps=tracks.stamps[best[alive]],
-        places=tracks.points[every[alive], best[alive]],
+        stamps=np.where(stays, points.stamps, tracks.stamps[best])[alive],
+        places=np.where(stays[:, None], points.places, asked)[alive],
         current=tracks.points[alive, -1],
+        unseen=unseen[alive],
     )

@@ -5,7 +5,7 @@ Tumanyan et al. 2024, sec. 3.4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,11 +15,12 @@ from dino_tracker_ros.tracking.doubt import farthest_off, odds_against
 from dino_tracker_ros.tracking.evidence import Evidence, FeatureMap, feature_map
 from dino_tracker_ros.tracking.head import TrackerHead
 from dino_tracker_ros.tracking.hypotheses import RIM, Candidates, follow
+from dino_tracker_ros.tracking.keyframes import Course, Recalled, joined, remember
 from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.noise import with_noise
-from dino_tracker_ros.tracking.persistence import in_sight
-from dino_tracker_ros.tracking.registration import Pyramid, build_pyramid
+from dino_tracker_ros.tracking.persistence import History, history, in_sight
+from dino_tracker_ros.tracking.registration import build_pyramid
 from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
 from dino_tracker_ros.tracking.sightings import (
     look,
@@ -64,11 +65,19 @@ class RefinedClip:
 
 @dataclass(frozen=True)
 class PointTracks:
-    """Tracks in working pixels: points [N, T, 2], occluded bool [N, T], confidence [N, T]."""
+    """Tracks in working pixels.
+
+    Attributes:
+        points: [N, T, 2].
+        occluded: bool [N, T].
+        confidence: [N, T].
+        remembered: what a later clip goes on from; None without registration.
+    """
 
     points: Tensor
     occluded: Tensor
     confidence: Tensor
+    remembered: Recalled | None
 
 
 @dataclass(frozen=True)
@@ -76,20 +85,20 @@ class _Pictures:
     """What registration says of N tracks in T frames.
 
     Attributes:
-        pyramid: of the frames.
         found: bool [N, T], where the queries' patches were found.
         odds: [N, T], that what was found is something else.
         contrast: [N], of the patches, standard deviation of gray values.
-        off: [N, T], the farthest step off flow since the query, px.
+        past: what happened since they were found.
         lead: [N, T], by how much features prefer the track to other places; 0 where it was found.
+        remembered: what a later clip goes on from.
     """
 
-    pyramid: Pyramid
     found: Tensor
     odds: Tensor
     contrast: Tensor
-    off: Tensor
+    past: History
     lead: Tensor
+    remembered: Recalled
 
 
 @torch.no_grad()
@@ -132,32 +141,47 @@ def refine_clip(
 
 
 @torch.no_grad()
-def track(clip: RefinedClip, queries: Tensor, settings: Settings) -> PointTracks:
+def track(
+    clip: RefinedClip, queries: Tensor, settings: Settings, recalled: Recalled | None = None
+) -> PointTracks:
     """Tracks of query points through all frames, forward and backward.
 
     Args:
         queries: [N, 3], (t, x, y), working px.
+        recalled: from clips before; None where no frame lies behind a gap.
     """
-    parts = [_track_some(clip, some, settings) for some in queries.split(settings.inference.batch)]
+    step = settings.inference.batch
+    parts = []
+    for k in range(0, len(queries), step):
+        some = slice(k, k + step)
+        past = None if recalled is None else recalled.rows(some)
+        parts.append(_track_some(clip, queries[some], settings, past))
+    kept = [part.remembered for part in parts if part.remembered is not None]
     return PointTracks(
         torch.cat([part.points for part in parts]),
         torch.cat([part.occluded for part in parts]),
         torch.cat([part.confidence for part in parts]),
+        joined(kept) if kept else None,
     )
 
 
-def _track_some(clip: RefinedClip, queries: Tensor, settings: Settings) -> PointTracks:
+def _track_some(
+    clip: RefinedClip, queries: Tensor, settings: Settings, recalled: Recalled | None
+) -> PointTracks:
     query_frame, query_point = queries[:, 0].long(), queries[:, 1:]
     rows = torch.arange(len(queries), device=queries.device)
     if clip.maps is None:
         points, pictures = _matches(clip, query_frame, query_point), None
     else:
-        points, pictures = _paths(clip, *clip.maps, query_frame, query_point, settings)
+        points, pictures = _paths(clip, *clip.maps, query_frame, query_point, settings, recalled)
     points[rows, query_frame] = query_point
-    confidence, occluded = _visibility(clip, query_frame, query_point, points, pictures, settings)
+    confidence, occluded = _visibility(
+        clip, query_frame, query_point, points, pictures, settings, recalled
+    )
     occluded[rows, query_frame] = False
     confidence[rows, query_frame] = 1.0
-    return PointTracks(points, occluded, confidence)
+    remembered = None if pictures is None else pictures.remembered
+    return PointTracks(points, occluded, confidence, remembered)
 
 
 def _matches(clip: RefinedClip, query_frame: Tensor, query_point: Tensor) -> Tensor:
@@ -173,6 +197,7 @@ def _paths(
     query_frame: Tensor,
     query_point: Tensor,
     settings: Settings,
+    recalled: Recalled | None,
 ) -> tuple[Tensor, _Pictures | None]:
     """The cheapest paths through features, flow and registrations, [N, T, 2], and where the
     queries' patches were found on them."""
@@ -183,36 +208,53 @@ def _paths(
     def followed(places: list[Candidates]) -> Tensor:
         return follow(
             places, evidence.price, clip.flows, query_frame, query_point,
-            placing.grid.spacing, settings.trajectories.loop_error, options,
+            placing.grid.spacing, settings.trajectories.loop_error, options, recalled,
         )  # fmt: skip
 
     if not settings.registration.enabled:
         return followed(candidates), None
     longest_side = settings.registration.longest_side
     pyramid = with_noise(build_pyramid(clip.images, longest_side), clip.flows)
-    surfaces = find_surfaces(pyramid, clip.flows, query_frame, query_point)
+    if recalled is not None:
+        noise = torch.where(recalled.noise.isnan(), pyramid.noise, recalled.noise)
+        pyramid = replace(pyramid, noise=noise)
+    surfaces = find_surfaces(pyramid, clip.flows, query_frame, query_point, recalled)
+    supports: dict[tuple[int, int], Tensor] = {}
 
     def support(level: int, offsets: Tensor) -> Tensor:
         loop_error = settings.trajectories.loop_error
         moves = moving_along(clip.flows, query_frame, query_point, loop_error, offsets)
-        return moves * own_support(surfaces, level, offsets)
+        told = moves * own_support(surfaces, level, offsets)
+        if recalled is not None and (level, len(offsets)) in recalled.support:
+            earlier = recalled.support[level, len(offsets)]
+            told = torch.where(earlier.isnan(), told, earlier)
+        supports[level, len(offsets)] = told
+        return told
 
     patches = query_patches(pyramid, query_frame, query_point, settings.registration, support)
     points, sightings = followed(with_carried(candidates, pyramid, surfaces.carried)), None
     for _ in range(settings.registration.rounds):
         sightings = look(
-            pyramid, patches, points, surfaces.carried, sightings, settings.registration
+            pyramid, patches, points, surfaces.carried, sightings, settings.registration, recalled
         )
         points = followed(with_sightings(candidates, pyramid, sightings, settings.registration))
     if sightings is None:
         return points, None
     sightings = taken_by_tracks(sightings, pyramid, points)
     seen = sightings.registration
-    off = farthest_off(points, clip.flows, query_frame)
+    off = farthest_off(points, clip.flows, query_frame, recalled)
     odds = odds_against(seen.error, sightings.confirmed, off)
     found, contrast = seen.found & (odds < 1), patches.whole[0].contrast[:, 0]
+    past = history(pyramid, clip.flows, points, found, recalled)
+    # Where it was found it has not drifted.
+    placed = found & ~surfaces.led.isnan().any(dim=-1)
+    led = torch.where(placed[..., None], points, surfaces.led)
+    remembered = remember(
+        Course(points, seen.affine, off, past.off, past.change, led, found.float()),
+        supports, pyramid.noise, recalled,
+    )  # fmt: skip
     lead = evidence.lead(points, ~found)
-    return points, _Pictures(pyramid, found, odds, contrast, off, lead)
+    return points, _Pictures(found, odds, contrast, past, lead, remembered)
 
 
 def _visibility(
@@ -222,6 +264,7 @@ def _visibility(
     points: Tensor,
     pictures: _Pictures | None,
     settings: Settings,
+    recalled: Recalled | None,
 ) -> tuple[Tensor, Tensor]:
     """Confidence [N, T] and occluded bool [N, T]."""
     options = settings.inference
@@ -237,12 +280,10 @@ def _visibility(
     else:
         found = pictures.found
         trip = _round_trips(clip, query_frame, query_point, points, ~found, options.batch)
-        stiff = stiffness(points, found, query_frame)
-        lasting = in_sight(
-            pictures.pyramid, clip.flows, points, found, pictures.contrast, trip, stiff
-        )
+        stiff = stiffness(points, found, query_frame, recalled)
+        lasting = in_sight(pictures.past, pictures.contrast, trip, stiff)
         visible = torch.where(found, 1.0, lasting)
-        there = in_place(pictures.off, pictures.lead, stiff)
+        there = in_place(pictures.remembered.course.off, pictures.lead, stiff)
         confidence = torch.where(found, 1 / (1 + pictures.odds), lasting * there)
     outside = ~inside(points, clip.grid.width, clip.grid.height, RIM)
     return confidence.masked_fill(outside, 0.0), outside | (visible < 0.5)

@@ -10,13 +10,15 @@ So history counts the less, the less stiff the thing is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dino_tracker_ros.tracking.keyframes import Recalled
 from dino_tracker_ros.tracking.lattice import square
 from dino_tracker_ros.tracking.registration import Pyramid
-from dino_tracker_ros.tracking.steps import off_flow, since_seen
+from dino_tracker_ros.tracking.steps import across, off_flow, since_seen
 from dino_tracker_ros.tracking.trajectories import FlowPair, sample_map
 
 OFF = 3.0
@@ -37,22 +39,48 @@ CONTRAST_POWER, CONTRAST_NONE = 1.2, 0.1
 """… and the less the more contrast there was to find it by, gray values of 0..255."""
 
 
-def in_sight(
+@dataclass(frozen=True)
+class History:
+    """What happened to N points in T frames since they were seen, or happens until they are seen
+    again, whichever is less; infinite where they never are.
+
+    Attributes:
+        off: [N, T], how far their tracks went off flow, sum of squares, px².
+        change: [N, T], the largest change of what is around them from frame to frame, 0..2.
+    """
+
+    off: Tensor
+    change: Tensor
+
+
+def history(
     pyramid: Pyramid,
     flows: Sequence[FlowPair],
     points: Tensor,
     seen: Tensor,
-    contrast: Tensor,
-    trip: Tensor,
-    stiff: Tensor,
-) -> Tensor:
-    """How probably points that are not seen are in sight: a logistic regression.
+    recalled: Recalled | None = None,
+) -> History:
+    """What happened to points since they were seen.
 
     Args:
         pyramid: of T frames.
         flows: T-1 pairs of flow between frames t and t+1.
         points: [N, T, 2], the tracks, (x, y) working px.
         seen: bool [N, T], where the points' patches were found or asked for.
+        recalled: what happened behind gaps; None where there are no gaps.
+    """
+    off, change = off_flow(points, flows).clamp(max=OFF).square(), _changes(pyramid, points)
+    if recalled is not None:
+        off = across(off, recalled.keyframes, recalled.course.strayed, torch.inf)
+        change = across(change, recalled.keyframes, recalled.course.changed, torch.inf)
+    return History(since_seen(off, seen, torch.add), since_seen(change, seen, torch.maximum))
+
+
+def in_sight(past: History, contrast: Tensor, trip: Tensor, stiff: Tensor) -> Tensor:
+    """How probably points that are not seen are in sight: a logistic regression.
+
+    Args:
+        past: of N points in T frames.
         contrast: [N], of the patches, standard deviation of gray values 0..255.
         trip: [N, T], how far from the query features find its tracked point back, tokens.
         stiff: [N], see `stiffness`.
@@ -60,8 +88,7 @@ def in_sight(
     Returns:
         [N, T] in 0..1; it is meant for those that are not seen.
     """
-    off = since_seen(off_flow(points, flows).clamp(max=OFF).square(), seen, torch.add)
-    change = since_seen(_changes(pyramid, points), seen, torch.maximum)
+    off, change = past.off, past.change
     against = (off + STEPS_NONE) ** STEPS_POWER * (change + CHANGE_NONE) ** CHANGE_POWER
     against = against * ((contrast + CONTRAST_NONE) ** CONTRAST_POWER)[:, None]
     against = against ** stiff[:, None]

@@ -85,6 +85,10 @@ class ClipSettings(SettingGroup):
     overlap: int = setting(
         16, "frames shared by consecutive clips", unit="frames", minimum=1, maximum=999
     )
+    keyframes: int = setting(
+        8, "most frames that are kept beside the clip, because points were asked for on them",
+        unit="frames", minimum=0, maximum=100,
+    )  # fmt: skip
     longest_side: int = setting(
         854, "longest image side the tracker works at, smaller images keep theirs; 0 never shrinks",
         unit="px", minimum=0, maximum=4096,
@@ -378,6 +382,10 @@ class QuerySettings(SettingGroup):
     maximum: int = setting(
         4096, "most points tracked at once", unit="points", minimum=1, maximum=1_000_000
     )
+    patience: int = setting(
+        3, "clips in a row in which a point is not seen until it is given up",
+        unit="clips", minimum=1, maximum=1_000_000,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

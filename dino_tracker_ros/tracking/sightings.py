@@ -16,6 +16,7 @@ from dino_tracker_ros.tracking.consensus import (
 )
 from dino_tracker_ros.tracking.doubt import odds_against
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates
+from dino_tracker_ros.tracking.keyframes import Recalled
 from dino_tracker_ros.tracking.registration import (
     COARSEST,
     Pyramid,
@@ -145,6 +146,7 @@ def look(
     carried: Tensor,
     before: Sightings | None,
     settings: RegistrationSettings,
+    recalled: Recalled | None = None,
 ) -> Sightings:
     """Looks for the queries' patches in every frame.
 
@@ -156,10 +158,11 @@ def look(
             nothing is known.
         before: what an earlier look found; this one adds to it, and takes from it what neighbours
             contradict, in place.
+        recalled: how patches were deformed behind gaps; None where there are no gaps.
     """
     query_frame, queries = patches.frames, patches.points
     start = pyramid.to_picture(points)
-    seen = _seen_along(pyramid, patches, start, before, settings)
+    seen = _seen_along(pyramid, patches, start, before, settings, recalled)
     carried = pyramid.to_picture(carried)
     gone = _gone(carried, pyramid)
     seen.found.logical_and_(~gone)
@@ -309,6 +312,7 @@ def _seen_along(
     start: Tensor,
     before: Sightings | None,
     settings: RegistrationSettings,
+    recalled: Recalled | None,
 ) -> Registration:
     """Patches registered from `start` [N, T, 2], forward and backward from their queries: each
     begins as deformed as it was seen last, so that it may turn and grow over time."""
@@ -324,13 +328,16 @@ def _seen_along(
         )
     else:
         seen = before.registration
-    known = _seen_at(seen, start)
+    there = _seen_at(seen, start)
     for order in (range(frames), range(frames - 1, -1, -1)):
         last = upright.clone()
         for t in order:
-            last = torch.where(known[:, t, None, None], seen.affine[:, t], last)
             ahead = (query_frame < t) if order.step > 0 else (query_frame > t)
-            rows = torch.nonzero(ahead & ~known[:, t])[:, 0]
+            if recalled is not None and recalled.after_gap(t, order.step):
+                entry = recalled.course.affine[:, t]
+                last = torch.where(entry.isnan() | ~ahead[:, None, None], last, entry)
+            last = torch.where(there[:, t, None, None], seen.affine[:, t], last)
+            rows = torch.nonzero(ahead & ~there[:, t])[:, 0]
             if len(rows) == 0:
                 continue
             found = register(
@@ -361,7 +368,9 @@ def with_sightings(
     odds = odds_against(seen.error, sightings.confirmed)
     reward = (-odds.log()).clamp(0, settings.reward)
     price = torch.where(seen.found, -reward, torch.where(told, 0.0, NEVER))
-    seen_variance = settings.error**2 + seen.error.square()
+    # What is not there must be finite too: an infinite variance makes NaN of its path.
+    error = seen.error.masked_fill(~seen.found, 0.0)
+    seen_variance = settings.error**2 + error.square()
     variance = torch.where(told, CARRIED_ERROR**2, seen_variance) / pyramid.scale.mean().square()
     return _with_told(candidates, pyramid.to_working(points), variance, price)
 

@@ -22,6 +22,13 @@ def off_flow(points: Tensor, flows: Sequence[FlowPair]) -> Tensor:
     return off
 
 
+def across(steps: Tensor, gaps: int, behind: Tensor, unknown: float) -> Tensor:
+    """Steps [N, T-1] with, for the first ones, which cross gaps, what is known to have happened
+    until the frame behind them, `behind` [N, T]; `unknown` where that is NaN."""
+    happened = behind[:, 1 : gaps + 1].nan_to_num(unknown, posinf=torch.inf)
+    return torch.cat([happened, steps[:, gaps:]], dim=1)
+
+
 def since_seen(
     steps: Tensor, seen: Tensor, join: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:

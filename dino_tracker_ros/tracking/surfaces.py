@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dino_tracker_ros.tracking.dominant import carried_outside
+from dino_tracker_ros.tracking.keyframes import Recalled
 from dino_tracker_ros.tracking.lattice import square
 from dino_tracker_ros.tracking.motions import (
     AT_ONCE,
@@ -73,10 +74,15 @@ class Surfaces:
     own: Tensor
     parted: Tensor
     carried: Tensor
+    led: Tensor
 
 
 def find_surfaces(
-    pyramid: Pyramid, flows: Sequence[FlowPair], query_frame: Tensor, query_point: Tensor
+    pyramid: Pyramid,
+    flows: Sequence[FlowPair],
+    query_frame: Tensor,
+    query_point: Tensor,
+    recalled: Recalled | None = None,
 ) -> Surfaces:
     """The surfaces that queries are on.
 
@@ -85,6 +91,7 @@ def find_surfaces(
         flows: T-1 pairs of flow between frames t and t+1.
         query_frame: int64 [N].
         query_point: [N, 2], (x, y) working px.
+        recalled: from clips before; None where there are no gaps.
     """
     pyramid = replace(pyramid, levels=[_smooth(level) for level in pyramid.levels[: COARSEST + 1]])
     motions = two_motions(surroundings(flows, query_frame, query_point, NEAR))
@@ -98,8 +105,8 @@ def find_surfaces(
     own = torch.where(motions.both, own, 0)
     known = parted | (told & ~motions.both)
     carried = _carried(flows, query_frame, query_point, motions, own, known)
-    carried = carried_outside(carried, flows, query_frame, query_point)
-    return Surfaces(pyramid, query_frame, query_point, motions, own, parted, carried)
+    carried, led = carried_outside(carried, flows, query_frame, query_point, recalled)
+    return Surfaces(pyramid, query_frame, query_point, motions, own, parted, carried, led)
 
 
 def own_support(surfaces: Surfaces, level: int, offsets: Tensor) -> Tensor:

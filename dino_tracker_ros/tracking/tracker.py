@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ from dino_tracker_ros.tracking.dis import Dis
 from dino_tracker_ros.tracking.errors import ClipError, FrameError, QueryError
 from dino_tracker_ros.tracking.flow import load_flow
 from dino_tracker_ros.tracking.inference import RefinedClip, refine_clip, track
+from dino_tracker_ros.tracking.keyframes import Memory, no_flow
 from dino_tracker_ros.tracking.matching import unit_length
 from dino_tracker_ros.tracking.memory import return_reserve
 from dino_tracker_ros.tracking.model import TrackerModel
@@ -114,7 +115,9 @@ class DinoTracker:
 
     def reset(self) -> None:
         """Drops all frames and what the model has learnt."""
+        self._keyframes: list[_Observed] = []
         self._frames: list[_Observed] = []
+        self._memory = Memory()
         self._size: WorkingSize | None = None
         self._model = TrackerModel(self._backbone.channels, self.settings, self._fit_precision)
         self._model.to(self.device).eval()
@@ -193,15 +196,32 @@ class DinoTracker:
         placing = combined(self._backbone.features(picture[None].to(self.device)))
         return maps[0][0], placing[0]
 
-    def forget(self, frames: int) -> None:
+    @property
+    def keyframes(self) -> tuple[int, ...]:
+        """Stamps of the frames that were kept, ns, oldest first: those of the queries' frames
+        -K..-1."""
+        return tuple(frame.stamp for frame in self._keyframes)
+
+    def forget(self, frames: int, keep: Collection[int] = ()) -> None:
         """Drops the oldest frames; what the model has learnt is kept.
+
+        Args:
+            frames: how many.
+            keep: stamps of those, and of keyframes, that stay as keyframes, ns: points may still
+                be asked for on them. The other keyframes are dropped.
 
         Raises:
             ClipError: the clip holds fewer.
         """
         if not 0 <= frames <= len(self._frames):
             raise ClipError(f"cannot forget {frames} frames: the clip holds {len(self._frames)}")
+        gone = {frame.stamp: frame for frame in (*self._keyframes, *self._frames[:frames])}
+        self._keyframes = [
+            replace(gone[stamp], encoded=None, flow_from_previous=None)
+            for stamp in sorted(gone.keys() & set(keep))
+        ]
         del self._frames[:frames]
+        self._memory.turn_over()
         self._refined = None
 
     def fit(
@@ -253,32 +273,44 @@ class DinoTracker:
             return self._no_tracks(queries, size)
         with self._stage("flow"):
             self._flows()
+        before = len(self._keyframes)
         working = queries.copy()
+        working[:, 0] += before
         working[:, 1:] = size.to_working(queries[:, 1:])
         with self._stage("track"):
+            stamps = [frame.stamp for frame in self._held()]
+            keys = [(stamps[int(t)], float(x), float(y)) for t, x, y in working]
             result = track(
                 self._refined_clip(),
                 torch.from_numpy(working).to(self.device),
                 self.settings,
+                self._memory.recall(keys, stamps, before),
             )
+            if result.remembered is not None:
+                self._memory.note(keys, stamps, result.remembered)
             points = size.to_input(result.points.cpu().numpy())
-        points[np.arange(len(queries)), queries[:, 0].astype(int)] = queries[:, 1:]
+        points[np.arange(len(queries)), working[:, 0].astype(int)] = queries[:, 1:]
         return Tracks(
             queries=queries,
-            points=points,
-            occluded=result.occluded.cpu().numpy(),
-            confidence=result.confidence.cpu().numpy(),
+            points=points[:, before:],
+            occluded=result.occluded[:, before:].cpu().numpy(),
+            confidence=result.confidence[:, before:].cpu().numpy(),
             stamps=self._stamps(),
             width=size.input_width,
             height=size.input_height,
         )
+
+    def _held(self) -> list[_Observed]:
+        """The keyframes and the clip's frames."""
+        return [*self._keyframes, *self._frames]
 
     def _checked(self, queries: NDArray[np.float32], size: WorkingSize) -> NDArray[np.float32]:
         queries = np.asarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != 3:
             raise QueryError(f"queries have shape {queries.shape}: give [N, 3], (t, x, y)")
         t, x, y = queries.T
-        in_clip = (t >= 0) & (t < len(self._frames)) & (t == np.floor(t))
+        first = -len(self._keyframes)
+        in_clip = (t >= first) & (t < len(self._frames)) & (t == np.floor(t))
         in_image = (
             (x >= -0.5) & (x <= size.input_width - 0.5)
             & (y >= -0.5) & (y <= size.input_height - 0.5)
@@ -286,7 +318,7 @@ class DinoTracker:
         for n in np.flatnonzero(~(in_clip & in_image))[:1]:
             raise QueryError(
                 f"query {n} is (t={t[n]:g}, x={x[n]:g}, y={y[n]:g}): give a frame in "
-                f"0..{len(self._frames) - 1} and a point inside the "
+                f"{first}..{len(self._frames) - 1} and a point inside the "
                 f"{size.input_width}x{size.input_height} image"
             )
         return queries
@@ -308,15 +340,18 @@ class DinoTracker:
 
     def _refined_clip(self) -> RefinedClip:
         if self._refined is None:
+            held, size = self._held(), self._working_size()
+            gap = no_flow(size.height, size.width, self.device)
+            placing = [frame.placing for frame in held if frame.placing is not None]
             self._refined = refine_clip(
                 self._model,
-                torch.stack([frame.image for frame in self._frames]),
-                self._pictures(),
-                torch.stack([frame.features for frame in self._frames]),
+                torch.stack([frame.image for frame in held]),
+                self._pictures(held),
+                torch.stack([frame.features for frame in held]),
                 self._grid(),
-                self._flows(),
-                self._stacked_placing(),
-                self._placing_grid(self._working_size()),
+                [*[gap] * len(self._keyframes), *self._flows()],
+                torch.stack(placing) if placing else None,
+                self._placing_grid(size),
                 self.settings,
             )
         return self._refined
@@ -340,7 +375,7 @@ class DinoTracker:
             torch.arange(len(trajectories.start), device=self.device), trajectories.start
         ]
         return ClipData(
-            pictures=self._pictures(),
+            pictures=self._pictures(self._frames),
             features=features,
             grid=grid,
             trajectories=trajectories,
@@ -416,13 +451,9 @@ class DinoTracker:
             raise ClipError("the clip is empty: observe frames first")
         return self._size
 
-    def _pictures(self) -> Tensor:
-        pictures = torch.stack([frame.picture for frame in self._frames])
+    def _pictures(self, frames: Sequence[_Observed]) -> Tensor:
+        pictures = torch.stack([frame.picture for frame in frames])
         return pictures.contiguous(memory_format=torch.channels_last)
-
-    def _stacked_placing(self) -> Tensor | None:
-        maps = [frame.placing for frame in self._frames if frame.placing is not None]
-        return torch.stack(maps) if maps else None
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -20,6 +20,7 @@ DEFINITIONS = {
     TRACK: """
 uint8 VISIBLE=0
 uint8 OCCLUDED=1
+uint32 EARLIER=4294967295
 uint32 id
 uint32 query_index
 float32[] x

@@ -12,7 +12,7 @@ from dino_tracker_ros.evaluation.assembly import Clip, join_clips
 from dino_tracker_ros.evaluation.bags.message_types import TRACK, TRACK_ARRAY, typestore
 from dino_tracker_ros.evaluation.bags.reader import BagError, BagReader
 from dino_tracker_ros.evaluation.bags.writer import BagWriter
-from dino_tracker_ros.tracking.tracks import Tracks
+from dino_tracker_ros.tracking.tracks import EARLIER, Tracks, told_queries
 
 _ARRAYS = ("x", "y", "occluded", "confidence")
 
@@ -88,7 +88,7 @@ def write_tracks(
         frame_id: of the images.
         clip_id: number of the clip.
     """
-    newest = int(tracks.stamps[-1])
+    newest, asked = int(tracks.stamps[-1]), tracks.query_indices
     message = bag.message(
         TRACK_ARRAY,
         header=bag.header(newest, frame_id),
@@ -100,7 +100,7 @@ def write_tracks(
             bag.message(
                 TRACK,
                 id=int(ids[row]),
-                query_index=int(tracks.queries[row, 0]),
+                query_index=int(asked[row]),
                 x=np.ascontiguousarray(tracks.points[row, :, 0], np.float32),
                 y=np.ascontiguousarray(tracks.points[row, :, 1], np.float32),
                 occluded=tracks.occluded[row].astype(np.uint8),
@@ -135,7 +135,7 @@ def _clip_of(message: Any, what: str) -> Clip:
     points = np.empty((count, length, 2), np.float32)
     occluded = np.empty((count, length), bool)
     confidence = np.empty((count, length), np.float32)
-    queries = np.empty((count, 3), np.float32)
+    asked = np.empty(count, np.uint32)
     for row, track in enumerate(message.tracks):
         for name in _ARRAYS:
             if len(getattr(track, name)) != length:
@@ -143,7 +143,7 @@ def _clip_of(message: Any, what: str) -> Clip:
                     f"{what}: track {track.id} has {len(getattr(track, name))} values in {name} "
                     f"for {length} stamps: it is damaged"
                 )
-        if track.query_index >= length:
+        if length <= track.query_index != EARLIER:
             raise BagError(
                 f"{what}: track {track.id} has query_index {track.query_index} for {length} "
                 "stamps: it is damaged"
@@ -151,12 +151,12 @@ def _clip_of(message: Any, what: str) -> Clip:
         points[row, :, 0], points[row, :, 1] = track.x, track.y
         occluded[row] = track.occluded != track.VISIBLE
         confidence[row] = track.confidence
-        queries[row] = (track.query_index, *points[row, track.query_index])
+        asked[row] = track.query_index
     ids = np.array([track.id for track in message.tracks], np.uint32)
     if len(np.unique(ids)) < count:
         raise BagError(f"{what} has an id twice: it is damaged")
     tracks = Tracks(
-        queries=queries,
+        queries=told_queries(asked, points, occluded),
         points=points,
         occluded=occluded,
         confidence=confidence,
