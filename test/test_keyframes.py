@@ -10,7 +10,7 @@ from dino_tracker_ros.tracking.doubt import OFF_UNKNOWN, farthest_off
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates, follow
 from dino_tracker_ros.tracking.keyframes import Course, Memory, Recalled, no_flow, remember
 from dino_tracker_ros.tracking.persistence import history
-from dino_tracker_ros.tracking.registration import build_pyramid
+from dino_tracker_ros.tracking.pyramid import build_pyramid
 from dino_tracker_ros.tracking.settings import HypothesesSettings
 from dino_tracker_ros.tracking.stiffness import stiffness
 from dino_tracker_ros.tracking.trajectories import FlowPair

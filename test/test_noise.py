@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking.noise import FEWEST, SPACING, with_noise
-from dino_tracker_ros.tracking.registration import Pyramid, build_pyramid
+from dino_tracker_ros.tracking.pyramid import Pyramid, build_pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair
 
 HEIGHT, WIDTH = 180, 240

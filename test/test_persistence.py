@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking.persistence import history, in_sight
-from dino_tracker_ros.tracking.registration import Pyramid, build_pyramid
+from dino_tracker_ros.tracking.pyramid import Pyramid, build_pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair
 
 HEIGHT, WIDTH, FRAMES = 120, 160, 8

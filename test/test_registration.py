@@ -11,17 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from dino_tracker_ros.tracking import registration as registration_module
-from dino_tracker_ros.tracking.registration import (
-    COARSEST,
-    Patches,
-    Pyramid,
-    Registration,
-    build_pyramid,
-    build_templates,
-    register,
-)
+from dino_tracker_ros.tracking import pyramid as pyramid_module
+from dino_tracker_ros.tracking import warps
+from dino_tracker_ros.tracking.pyramid import COARSEST, Pyramid, build_pyramid
+from dino_tracker_ros.tracking.registration import Patches, Registration, register
 from dino_tracker_ros.tracking.settings import RegistrationSettings
+from dino_tracker_ros.tracking.templates import build_templates
 
 OPTIONS = RegistrationSettings(longest_side=4096, radius=10, likeness=0.85)
 CENTRE = torch.tensor([150.0, 110.0])
@@ -518,8 +513,8 @@ def test_frames_read_as_one_volume_are_frames_read_by_themselves(frames: int) ->
     pictures = 255 * torch.rand(frames, 40, 60, generator=generator)
     where = torch.randint(frames, (50,), generator=generator).sort().values
     places = 2.4 * torch.rand(50, 30, 2, generator=generator) - 1.2
-    alone = registration_module._run_reader(pictures, where)(places)
-    volume = registration_module._volume_reader(pictures, where)(places)
+    alone = warps._run_reader(pictures, where)(places)
+    volume = warps._volume_reader(pictures, where)(places)
     assert alone.shape == (50, 30)
     torch.testing.assert_close(volume, alone, atol=2e-3, rtol=0)
 
@@ -536,7 +531,7 @@ def test_a_step_of_the_template_and_the_step_back_of_the_picture_cancel() -> Non
     view = torch.randn(20, 2, 3, generator=generator)
     step = 0.2 * torch.randn(20, 6, generator=generator)
     step[:, [2, 5]] *= 20
-    there = registration_module._moved_back(view, step) @ motion_of(step)
+    there = warps.moved_back(view, step) @ motion_of(step)
     torch.testing.assert_close(there, view, atol=1e-4, rtol=0)
 
 
@@ -546,6 +541,6 @@ def test_a_coarser_level_is_every_second_pixel_behind_a_binomial(height: int, wi
     taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     wide = F.pad(pictures[:, None], (2, 2, 2, 2), mode="replicate")
     blurred = F.conv2d(wide, torch.outer(taps, taps)[None, None])[:, 0]
-    halved = registration_module._halved(pictures)
+    halved = pyramid_module._halved(pictures)
     torch.testing.assert_close(halved, blurred[:, ::2, ::2], atol=1e-3, rtol=0)
 

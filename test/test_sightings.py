@@ -12,14 +12,8 @@ from dino_tracker_ros.tracking import sightings as sightings_module
 from dino_tracker_ros.tracking.consensus import Expected
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates
 from dino_tracker_ros.tracking.keyframes import Course, Recalled
-from dino_tracker_ros.tracking.registration import (
-    COARSEST,
-    Patches,
-    Pyramid,
-    Registration,
-    build_pyramid,
-    register,
-)
+from dino_tracker_ros.tracking.pyramid import COARSEST, Pyramid, build_pyramid
+from dino_tracker_ros.tracking.registration import Patches, Registration, register
 from dino_tracker_ros.tracking.settings import RegistrationSettings
 from dino_tracker_ros.tracking.sightings import (
     Sightings,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking import surfaces as surfaces_module
-from dino_tracker_ros.tracking.registration import Pyramid, build_pyramid
+from dino_tracker_ros.tracking.pyramid import Pyramid, build_pyramid
 from dino_tracker_ros.tracking.surfaces import Surfaces, find_surfaces, own_support
 from dino_tracker_ros.tracking.trajectories import FlowPair
 

@@ -20,7 +20,7 @@ from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_leng
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.noise import with_noise
 from dino_tracker_ros.tracking.persistence import History, history, in_sight
-from dino_tracker_ros.tracking.registration import build_pyramid
+from dino_tracker_ros.tracking.pyramid import build_pyramid
 from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
 from dino_tracker_ros.tracking.sightings import (
     look,

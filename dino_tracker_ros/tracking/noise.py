@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking.lattice import all_over
-from dino_tracker_ros.tracking.registration import Pyramid
+from dino_tracker_ros.tracking.pyramid import Pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside, loop_step, sample_map
 
 SPACING = 7

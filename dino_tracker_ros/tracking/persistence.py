@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dino_tracker_ros.tracking.keyframes import Recalled
 from dino_tracker_ros.tracking.lattice import square
-from dino_tracker_ros.tracking.registration import Pyramid
+from dino_tracker_ros.tracking.pyramid import Pyramid
 from dino_tracker_ros.tracking.steps import across, off_flow, since_seen
 from dino_tracker_ros.tracking.trajectories import FlowPair, sample_map
 

@@ -17,16 +17,10 @@ from dino_tracker_ros.tracking.consensus import (
 from dino_tracker_ros.tracking.doubt import odds_against
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates
 from dino_tracker_ros.tracking.keyframes import Recalled
-from dino_tracker_ros.tracking.registration import (
-    COARSEST,
-    Pyramid,
-    Registration,
-    Support,
-    Template,
-    build_templates,
-    register,
-)
+from dino_tracker_ros.tracking.pyramid import COARSEST, Pyramid
+from dino_tracker_ros.tracking.registration import Registration, register
 from dino_tracker_ros.tracking.settings import RegistrationSettings
+from dino_tracker_ros.tracking.templates import Support, Template, build_templates
 from dino_tracker_ros.tracking.trajectories import inside
 
 CONSENSUS_ROUNDS = 2

@@ -28,7 +28,7 @@ from dino_tracker_ros.tracking.motions import (
     surroundings,
     two_motions,
 )
-from dino_tracker_ros.tracking.registration import COARSEST, Pyramid
+from dino_tracker_ros.tracking.pyramid import COARSEST, Pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair, sample_map
 
 NOISE = 6.0
