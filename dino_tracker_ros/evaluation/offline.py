@@ -96,7 +96,7 @@ def track_frames(
         turned = queries[late]
         turned[:, 0] = end - 1 - times[late]
         earlier = run.sweep(_Reversed(frames, end), turned, back)
-        for row, source in zip(late, range(len(late)), strict=True):
+        for source, row in enumerate(late):
             before = bounds[homes[row]][0]  # what the first pass does not tell
             for ours, theirs in (
                 (result.points, earlier.points),
@@ -181,7 +181,7 @@ class _Run:
         )
         times = np.rint(queries[:, 0]).astype(int)
         homes = _homes(times, bounds)
-        rows = np.lexsort((times, homes))  # of points by their ids
+        rows = homes.argsort(kind="stable")  # of points by their ids
         points, tracks, before = no_points(), None, (0, 0)
         self._tracker.reset()
         for number, (start, end) in enumerate(bounds):
