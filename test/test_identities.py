@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dino_tracker_ros.tracking.identities import (
+    SURE,
     as_queries,
     carried_over,
     no_points,
@@ -112,17 +113,36 @@ def test_an_overlap_longer_than_the_clip_is_the_clip() -> None:
 
 
 def test_a_point_whose_frame_is_kept_is_asked_for_there_again() -> None:
-    points = with_new(no_points(), places((10, 10)), stamp=10)
+    points = with_new(no_points(), places((10, 10), (15, 10)), stamp=10)
     points = with_new(points, places((20, 10)), stamp=11)
     points = with_new(points, places((30, 10)), stamp=14)
-    ways = np.concatenate([moving((x, 10), (2, 1)) for x in (10, 18, 22)])
-    alive = carried_over(points, tracks_of(ways, np.zeros((3, 6), bool)), 3, keep=[10])
-    # The frame of the first one is kept, that of the last one stays in the clip.
-    assert alive.stamps.tolist() == [10, 13, 14]
-    np.testing.assert_array_equal(alive.places, [[10, 10], [24, 13], [30, 10]])
+    ways = np.concatenate([moving((x, 10), (2, 1)) for x in (10, 15, 18, 22)])
+    alive = carried_over(points, tracks_of(ways, np.zeros((4, 6), bool)), 3, keyframes=1)
+    # The frame of the first two is kept, that of the last one stays in the clip.
+    assert alive.stamps.tolist() == [10, 10, 13, 14]
+    np.testing.assert_array_equal(alive.places, [[10, 10], [15, 10], [24, 13], [30, 10]])
     np.testing.assert_array_equal(alive.current, ways[:, -1])
     queries = as_queries(alive, STAMPS[3:], keyframes=[9, 10])
-    np.testing.assert_array_equal(queries, [[-1, 10, 10], [0, 24, 13], [1, 30, 10]])
+    np.testing.assert_array_equal(
+        queries, [[-1, 10, 10], [-1, 15, 10], [0, 24, 13], [1, 30, 10]]
+    )
+
+
+def test_who_is_surely_seen_is_asked_for_anew_where_most_are() -> None:
+    """The first is sure in frames 3 and 4, the second in 4 and 5, the third nowhere; the fourth's
+    own frame is in the next clip."""
+    points = with_new(no_points(), places((10, 10), (15, 10), (20, 10)), stamp=10)
+    points = with_new(points, places((30, 10)), stamp=13)
+    confidence = np.full((4, 6), 0.5, np.float32)
+    confidence[0, 3:5] = confidence[1, 4:] = confidence[3, 3:] = SURE
+    ways = np.concatenate([moving((x, 10), (2, 1)) for x in (10, 15, 20, 30)])
+    tracks = tracks_of(ways, np.zeros((4, 6), bool), confidence)
+    alive = carried_over(points, tracks, 3, keyframes=2)
+    assert alive.stamps.tolist() == [14, 14, 10, 13]
+    np.testing.assert_array_equal(alive.places[:2], ways[:2, 4])
+    # Who is hidden is not sure, whatever the confidence.
+    hidden = tracks_of(ways, np.ones((4, 6), bool), confidence)
+    assert carried_over(points, hidden, 3, 2, patience=None).stamps.tolist() == [10, 10, 10, 13]
 
 
 def test_frames_that_most_points_are_asked_on_are_kept() -> None:
@@ -135,6 +155,7 @@ def test_frames_that_most_points_are_asked_on_are_kept() -> None:
     assert worth_keeping(points, oldest=14, most=2) == [10, 11]  # of as many points the newer one
     assert worth_keeping(points, oldest=14, most=0) == []
     assert worth_keeping(no_points(), oldest=14, most=3) == []
+    assert worth_keeping(points, oldest=14, most=9, chosen=points.stamps != 9) == [8, 10, 11]
 
 
 @pytest.mark.parametrize("patience", [1, 3])
@@ -143,11 +164,11 @@ def test_a_point_that_is_not_seen_is_waited_for(patience: int) -> None:
     seen, hidden = np.zeros((1, 6), bool), np.ones((1, 6), bool)
     way = moving((10, 70), (10, 0))  # outside the picture
     for _ in range(2):
-        points = carried_over(points, tracks_of(moving((10, 10), (1, 0)), seen), 3, [10], patience)
+        points = carried_over(points, tracks_of(moving((10, 10), (1, 0)), seen), 3, 1, patience)
         for _ in range(patience - 1):
-            points = carried_over(points, tracks_of(way, hidden), 3, [10], patience)
+            points = carried_over(points, tracks_of(way, hidden), 3, 1, patience)
             assert points.ids.tolist() == [0]
-    assert len(carried_over(points, tracks_of(way, hidden), 3, [10], patience)) == 0
+    assert len(carried_over(points, tracks_of(way, hidden), 3, 1, patience)) == 0
 
 
 def test_nothing_dies_without_an_end_of_patience() -> None:

@@ -599,8 +599,7 @@ def test_the_real_tracker_over_dds(start: Start, peer: Peer, weights_cache: Any)
         assert np.isfinite(track.x).all()
         assert np.isfinite(track.y).all()
         assert all(0 <= value <= 1 for value in track.confidence)
-    # Points go on being asked for on an image of the clip before.
-    assert {track.query_index for track in peer.tracks[1].tracks} >= {Track.EARLIER}
+    assert {track.id for track in peer.tracks[1].tracks} >= {track.id for track in message.tracks}
     errors = [abs(t.y[1] - (t.y[0] - 1)) + abs(t.x[1] - t.x[0]) for t in message.tracks]
     assert np.median(errors) < 4
     assert float(peer.diagnostics["seconds.features"]) > 0

@@ -150,6 +150,7 @@ def test_points_are_asked_for_on_their_own_frame_as_long_as_it_is_kept(
     benches: Callable[..., Bench],
 ) -> None:
     bench = benches(keyframes=1)
+    bench.tracker.confidence = 0.6  # who is surely seen would be asked for anew
     for frame, place in ((0, (10, 10)), (0, (20, 5)), (7, (20, 20))):
         bench.worker.ask(stamp_of(frame), asked(place))
     bench.run()
@@ -170,6 +171,7 @@ def test_a_point_that_left_is_waited_for_as_long_as_its_frame_is_kept(
     benches: Callable[..., Bench],
 ) -> None:
     bench = benches(patience=2)
+    bench.tracker.confidence = 0.6
     bench.worker.ask(stamp_of(0), asked((WIDTH - 4, 10)))  # gone with frame 4
     bench.run()
     bench.put(range(14))

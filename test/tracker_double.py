@@ -37,6 +37,7 @@ class TrackerDouble:
         self.kept: list[Frame] = []
         self._taken = 0  # frames observed since the last reset
         self._number: dict[int, int] = {}  # of each frame, by its stamp
+        self.confidence = 0.9  # of what is seen
         self.fits = 0
         self.resets = 0
 
@@ -110,7 +111,7 @@ class TrackerDouble:
             queries=queries.astype(np.float32),
             points=points.astype(np.float32),
             occluded=outside,
-            confidence=np.where(outside, 0.1, 0.9).astype(np.float32),
+            confidence=np.where(outside, 0.1, self.confidence).astype(np.float32),
             stamps=np.array([frame.stamp for frame in self.frames], np.int64),
             width=width,
             height=height,

@@ -186,10 +186,10 @@ class _Run:
         self._tracker.reset()
         for number, (start, end) in enumerate(bounds):
             if number > 0:
-                oldest = int(result.stamps[start])
-                keep = worth_keeping(points, oldest, self._settings.clip.keyframes)
+                most = self._settings.clip.keyframes
                 if tracks is not None:
-                    points = carried_over(points, tracks, before[1] - start, keep, patience=None)
+                    points = carried_over(points, tracks, before[1] - start, most, patience=None)
+                keep = worth_keeping(points, int(result.stamps[start]), most)
                 self._tracker.forget(start - before[0], keep)
             size = self._fit(frames, result.stamps, range(before[1], end))
             result = replace(result, width=size[0], height=size[1])

@@ -433,7 +433,7 @@ class Worker:
         )
         settings = self._settings
         self._points = carried_over(
-            self._points, tracks, settings.overlap, self._worth_keeping(), settings.patience
+            self._points, tracks, settings.overlap, settings.keyframes, settings.patience
         )
         self._on_clip(result)
         self._note(clips=self.status().clips + 1, tracks=len(result.ids))

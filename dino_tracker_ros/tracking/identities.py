@@ -1,13 +1,13 @@
 """Points that keep their identity from one overlapping clip to the next.
 
 A clip is tracked on its own, from query points. For a point to go on living, it is asked for again
-in the next clip: in the frame that it was always asked on, as long as that is in the clip or kept
-as a keyframe, else in one that both clips share. Which, and where, is decided here.
+in the next clip: if it is surely seen there, in a frame that both clips share, else in the one that
+it was asked on before, which is kept as a keyframe. Which, and where, is decided here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from dino_tracker_ros.tracking.queries import inside_image
 from dino_tracker_ros.tracking.tracks import Tracks
 
+SURE = 0.9
+"""Confidence from which on a point is surely seen."""
 NEVER = 1 << 30
 """Clips since a point was seen that never was."""
 
@@ -99,39 +101,45 @@ def as_queries(
     return np.column_stack([frame, places]).astype(np.float32)
 
 
-def worth_keeping(points: Points, oldest: int, most: int) -> list[int]:
+def worth_keeping(
+    points: Points, oldest: int, most: int, chosen: NDArray[np.bool_] | None = None
+) -> list[int]:
     """Stamps of the frames to keep as keyframes: those that most points are asked on.
 
     Args:
         points: the living points.
         oldest: stamp of the next clip's oldest frame, ns: of older ones some are kept.
         most: how many, at the most; of as many points, newer frames.
+        chosen: bool [M], the points that count; None takes all.
     """
-    frames, counts = np.unique(points.stamps[points.stamps < oldest], return_counts=True)
+    stamps = points.stamps if chosen is None else points.stamps[chosen]
+    frames, counts = np.unique(stamps[stamps < oldest], return_counts=True)
     ranked = np.lexsort((frames, counts))[::-1][:most]
     return sorted(int(stamp) for stamp in frames[ranked])
 
 
 def carried_over(
-    points: Points,
-    tracks: Tracks,
-    overlap: int,
-    keep: Collection[int] = (),
-    patience: int | None = 1,
+    points: Points, tracks: Tracks, overlap: int, keyframes: int = 0, patience: int | None = 1
 ) -> Points:
     """The points that live on after a clip, and where the next clip asks for them.
 
-    A point whose frame the next clip holds, or that is kept, is asked for there again. Any other
-    is asked for on the most confident frame, among the last `overlap` ones, on which it is
-    visible; where it is visible on none of them, on the most confident one on which its predicted
-    place lies in the image. It dies where there is none of these, too, and any point dies that was
-    never seen but where it was asked for, or not for `patience` clips.
+    A point whose frame the next clip holds is asked for there again. Of the others
+
+    - those that are surely seen in one of the last `overlap` frames, the one that shows most of
+      them so, are asked for anew there: what they look like changes;
+    - those whose frame is kept, see `worth_keeping`, are asked for there again: nothing drifts,
+      and who is hidden is not mistaken for what hides it;
+    - what is left is asked for on the most confident of the last frames on which it is visible or,
+      where there is none, on which its predicted place lies in the image. Without such a place, it
+      dies.
+
+    Any point dies that was never seen but where it was asked for, or not for `patience` clips.
 
     Args:
         points: the points tracked, in the order of the tracks.
         tracks: N = M tracks over T frames.
         overlap: frames shared with the next clip, >= 1; more than T counts as T.
-        keep: stamps of frames that will be keyframes, ns.
+        keyframes: how many frames will be kept, at the most.
         patience: None lets no point die: one that left the picture is asked for at its border.
     """
     if not len(points):
@@ -142,21 +150,29 @@ def carried_over(
     unseen = np.where(elsewhere.any(axis=1), 0, points.unseen + 1)
 
     first = max(0, tracks.points.shape[1] - overlap)
+    oldest = int(tracks.stamps[first])
+    gone = points.stamps < oldest
+    sure = gone[:, None] & (visible & (tracks.confidence >= SURE))[:, first:]
+    shared = sure.shape[1] - 1 - int(sure.sum(axis=0)[::-1].argmax())  # the newest of the best
+    anew = sure[:, shared]
+    keep = worth_keeping(points, oldest, keyframes, chosen=~anew)
+    lost = gone & ~anew & ~np.isin(points.stamps, keep)
+
     # Visible frames rank above all others, frames outside the image below.
     rank = np.where(inside, tracks.confidence + 2 * visible, -1.0)[:, first:]
-    best = first + rank.argmax(axis=1)
+    frame = first + np.where(anew, shared, rank.argmax(axis=1))
     every = np.arange(len(points))
     border = np.array([tracks.width, tracks.height], np.float32) - 1
-    stays = (points.stamps >= tracks.stamps[first]) | np.isin(points.stamps, list(keep))
-    asked = np.clip(tracks.points[every, best], 0, border)
+    asked = np.clip(tracks.points[every, frame], 0, border)
+    moved = anew | lost
     alive = np.ones(len(points), bool)
     if patience is not None:
-        alive = (unseen < patience) & (stays | inside[every, best])
+        alive = (unseen < patience) & (~lost | inside[every, frame])
     return replace(
         points,
         ids=points.ids[alive],
-        stamps=np.where(stays, points.stamps, tracks.stamps[best])[alive],
-        places=np.where(stays[:, None], points.places, asked)[alive],
+        stamps=np.where(moved, tracks.stamps[frame], points.stamps)[alive],
+        places=np.where(moved[:, None], asked, points.places)[alive],
         current=tracks.points[alive, -1],
         unseen=unseen[alive],
     )

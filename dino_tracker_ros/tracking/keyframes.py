@@ -1,9 +1,10 @@
 """Frames that are kept after their clip has gone, because points were asked for on them.
 
-A point that is followed from clip to clip keeps its query: its patch and its features are those of
-the frame that it was asked on, a keyframe, so that nothing drifts and what was hidden for long is
-found again. Between a keyframe and the clip lie frames that are gone. What bridges the gap is where
-the point was known to be in the frames that the clip shares with the one before.
+A point that is not surely seen when its clip ends keeps its query: its patch and its features are
+those of the frame that it was asked on, a keyframe. So what was hidden for long is found again, and
+not mistaken for what hides it. Between a keyframe and the clip lie frames that are gone. What
+bridges the gap is where the point was known to be in the frames that the clip shares with the one
+before.
 """
 
 from __future__ import annotations
