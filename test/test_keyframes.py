@@ -8,7 +8,7 @@ import torch
 from dino_tracker_ros.tracking.dominant import carried_outside
 from dino_tracker_ros.tracking.doubt import OFF_UNKNOWN, farthest_off
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates, follow
-from dino_tracker_ros.tracking.keyframes import Course, Memory, Recalled, no_flow, remember
+from dino_tracker_ros.tracking.keyframes import Course, Recalled, Recollection, no_flow, remember
 from dino_tracker_ros.tracking.persistence import history
 from dino_tracker_ros.tracking.pyramid import build_pyramid
 from dino_tracker_ros.tracking.settings import HypothesesSettings
@@ -55,7 +55,7 @@ def gap() -> FlowPair:
 
 
 def test_nothing_is_recalled_of_what_was_never_noted() -> None:
-    memory = Memory()
+    memory = Recollection()
     assert memory.recall(KEYS, [10, 30], 1) is None
     memory.note(KEYS, [10, 20, 30], told())
     assert memory.recall(KEYS, [10, 20, 30], 1) is None  # that is this clip
@@ -64,7 +64,7 @@ def test_nothing_is_recalled_of_what_was_never_noted() -> None:
 
 
 def test_queries_and_frames_are_known_again() -> None:
-    memory = Memory()
+    memory = Recollection()
     memory.note(KEYS, [10, 20, 30], told())
     memory.turn_over()
     recalled = memory.recall([KEYS[1], (40, 3.0, 4.0)], [10, 30, 40], 1)
@@ -82,7 +82,7 @@ def test_queries_and_frames_are_known_again() -> None:
 
 
 def test_frames_that_are_gone_add_up() -> None:
-    memory = Memory()
+    memory = Recollection()
     memory.note(KEYS, [10, 20, 30], told())
     memory.turn_over()
     recalled = memory.recall(KEYS, [10, 30, 40, 50], 1)
@@ -94,7 +94,7 @@ def test_frames_that_are_gone_add_up() -> None:
 
 
 def test_other_queries_of_the_same_clip_are_remembered_beside() -> None:
-    memory = Memory()
+    memory = Recollection()
     other = (10, 5.0, 6.0)
     memory.note(KEYS, [10, 20, 30], told())
     memory.note([other, KEYS[0]], [10, 20, 30], told())
@@ -105,7 +105,7 @@ def test_other_queries_of_the_same_clip_are_remembered_beside() -> None:
 
 
 def test_asking_again_and_again_fills_no_memory() -> None:
-    memory = Memory()
+    memory = Recollection()
     for _ in range(5):
         memory.note(KEYS, [10, 20, 30], told())
     assert memory._now is not None
@@ -113,7 +113,7 @@ def test_asking_again_and_again_fills_no_memory() -> None:
 
 
 def test_a_clip_that_nobody_tracked_in_forgets_nothing() -> None:
-    memory = Memory()
+    memory = Recollection()
     memory.note(KEYS, [10, 20, 30], told())
     memory.turn_over()
     memory.turn_over()

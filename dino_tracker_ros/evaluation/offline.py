@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, overload
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from dino_tracker_ros.tracking.queries import inside_image
 from dino_tracker_ros.tracking.settings import Settings
 from dino_tracker_ros.tracking.tracker import DinoTracker
 from dino_tracker_ros.tracking.tracks import Tracks
+from dino_tracker_ros.visualization.video import LazyFrames
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps of it are done, and how many there are."""
@@ -59,7 +60,7 @@ def track_frames(
     """Tracks query points through all frames, forward and backward.
 
     Up to clip.length frames are one clip. More are cut into clips that share clip.overlap frames:
-    each starts from the fit of the one before, and points are asked for on keyframes
+    each starts from the fit of the one before, and points go on as in the node
     (`identities`). What the later clip says about the shared frames counts: it has seen more, and
     the node's clips are joined in the same way. Points asked for after the first clip need a
     second pass that takes them back in time: the same, over the frames in reverse.
@@ -95,7 +96,7 @@ def track_frames(
     if len(late):
         turned = queries[late]
         turned[:, 0] = end - 1 - times[late]
-        earlier = run.sweep(_Reversed(frames, end), turned, back)
+        earlier = run.sweep(_Reversed(frames, result.stamps[:end]), turned, back)
         for source, row in enumerate(late):
             before = bounds[homes[row]][0]  # what the first pass does not tell
             for ours, theirs in (
@@ -112,25 +113,20 @@ def _homes(times: NDArray[np.int64], bounds: Sequence[tuple[int, int]]) -> NDArr
     return np.array([next(n for n, (_, end) in enumerate(bounds) if t < end) for t in times], int)
 
 
-@dataclass(frozen=True)
-class _Reversed(Sequence[Frame]):
-    """The first frames of a sequence, from the last of them to the first, as if time ran back."""
+class _Reversed(LazyFrames):
+    """The first frames of a sequence, from the last of them to the first, as if time ran back.
 
-    frames: Sequence[Frame]
-    length: int
+    Args:
+        frames: T frames or more.
+        stamps: int64 [T], of the first ones, ns.
+    """
 
-    def __len__(self) -> int:
-        return self.length
+    def __init__(self, frames: Sequence[Frame], stamps: NDArray[np.int64]) -> None:
+        self._frames = frames
+        self.stamps = tuple(-int(stamp) for stamp in stamps[::-1])
 
-    @overload
-    def __getitem__(self, index: int) -> Frame: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Frame]: ...
-    def __getitem__(self, index: int | slice) -> Frame | Sequence[Frame]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(self.length))]
-        frame = self.frames[range(self.length)[-1 - index]]
-        return replace(frame, stamp=-frame.stamp)
+    def _frame(self, index: int) -> Frame:
+        return replace(self._frames[len(self) - 1 - index], stamp=self.stamps[index])
 
 
 class _Run:

@@ -101,7 +101,7 @@ class _Look:
     told: Recalled
 
 
-class Memory:
+class Recollection:
     """What became of queries in the clip before, and what becomes of them in this one."""
 
     def __init__(self) -> None:

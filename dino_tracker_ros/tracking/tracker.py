@@ -23,7 +23,7 @@ from dino_tracker_ros.tracking.dis import Dis
 from dino_tracker_ros.tracking.errors import ClipError, FrameError, QueryError
 from dino_tracker_ros.tracking.flow import load_flow
 from dino_tracker_ros.tracking.inference import RefinedClip, refine_clip, track
-from dino_tracker_ros.tracking.keyframes import Memory, no_flow
+from dino_tracker_ros.tracking.keyframes import Recollection, no_flow
 from dino_tracker_ros.tracking.matching import unit_length
 from dino_tracker_ros.tracking.memory import return_reserve
 from dino_tracker_ros.tracking.model import TrackerModel
@@ -117,7 +117,7 @@ class DinoTracker:
         """Drops all frames and what the model has learnt."""
         self._keyframes: list[_Observed] = []
         self._frames: list[_Observed] = []
-        self._memory = Memory()
+        self._recollection = Recollection()
         self._size: WorkingSize | None = None
         self._model = TrackerModel(self._backbone.channels, self.settings, self._fit_precision)
         self._model.to(self.device).eval()
@@ -221,7 +221,7 @@ class DinoTracker:
             for stamp in sorted(gone.keys() & set(keep))
         ]
         del self._frames[:frames]
-        self._memory.turn_over()
+        self._recollection.turn_over()
         self._refined = None
 
     def fit(
@@ -284,10 +284,10 @@ class DinoTracker:
                 self._refined_clip(),
                 torch.from_numpy(working).to(self.device),
                 self.settings,
-                self._memory.recall(keys, stamps, before),
+                self._recollection.recall(keys, stamps, before),
             )
             if result.remembered is not None:
-                self._memory.note(keys, stamps, result.remembered)
+                self._recollection.note(keys, stamps, result.remembered)
             points = size.to_input(result.points.cpu().numpy())
         points[np.arange(len(queries)), working[:, 0].astype(int)] = queries[:, 1:]
         return Tracks(
