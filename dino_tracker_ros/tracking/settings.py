@@ -127,6 +127,9 @@ class FlowSettings(SettingGroup):
     )  # fmt: skip
     weights: str = setting("", "file with RAFT's weights; empty looks in the cache, then online")
     updates: int = setting(12, "RAFT's recurrent updates", minimum=1, maximum=64)
+    steadied: bool = setting(
+        True, "where pictures tell nothing of flow, take the dominant motion; false as published"
+    )
 
 
 @dataclass(frozen=True)
@@ -442,6 +445,7 @@ PRESETS: dict[str, dict[str, Value]] = {
         "backbone.stride": 7,
         "flow.method": "raft_large",
         "flow.updates": 24,
+        "flow.steadied": False,
         "trajectories.spacing": 1,
         "trajectories.direct_flow": "all",
         "head.initialization": "random",

@@ -37,6 +37,7 @@ from dino_tracker_ros.tracking.optimizer import (
 from dino_tracker_ros.tracking.saliency import salient_tokens
 from dino_tracker_ros.tracking.sampling import index_by_pair
 from dino_tracker_ros.tracking.settings import Settings
+from dino_tracker_ros.tracking.steadied import steadied
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.tracks import Tracks
 from dino_tracker_ros.tracking.trajectories import (
@@ -164,8 +165,8 @@ class DinoTracker:
             picture = self._model.pictures(image[None])[0]
         with self._stage("flow"):
             (encoded,) = self._flow.encode(image[None])
-            before = self._frames[-1].encoded if self._frames else None
-            flow = None if before is None else self._started_flow(before, encoded)
+            before = self._frames[-1] if self._frames else None
+            flow = None if before is None else self._started_flow(before, encoded, image)
         self._frames.append(
             _Observed(
                 stamp=frame.stamp,
@@ -427,11 +428,15 @@ class DinoTracker:
         y = centres[..., 1].clamp(0, size.height - 1)
         return mask[y, x].flatten().to(self.device)
 
-    def _started_flow(self, first: Any, second: Any) -> Future[FlowPair]:
+    def _started_flow(self, before: _Observed, encoded: Any, image: Tensor) -> Future[FlowPair]:
+        def compute() -> FlowPair:
+            flow = self._both_ways(before.encoded, encoded)
+            return steadied(before.image, image, flow) if self.settings.flow.steadied else flow
+
         if self._flow_threads is not None:
-            return self._flow_threads.submit(self._both_ways, first, second)
+            return self._flow_threads.submit(compute)
         done: Future[FlowPair] = Future()
-        done.set_result(self._both_ways(first, second))
+        done.set_result(compute())
         return done
 
     def _both_ways(self, first: Any, second: Any) -> FlowPair:
