@@ -48,7 +48,7 @@ CELL = 16
 """Side of the parts of a picture that are asked whether they go along, px there, …"""
 EDGES = 4
 """… those that have so many edges, …"""
-SLACK = 0.3
+SLACK = 0.15
 """… which may lie so far off, px there, …"""
 MOSTLY = 0.6
 """… most of them not farther."""
