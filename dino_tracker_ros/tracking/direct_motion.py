@@ -150,9 +150,11 @@ def _aligned(
     share = 0.0
     for miss in misses:
         x, y, depth = motion @ here
+        before_camera = depth > 0
+        depth = np.where(before_camera, depth, 1.0)
         there = (from_unit @ np.stack([x / depth, y / depth, np.ones_like(x)])).astype(np.float32)
         value, right, below = (_read(map_, there) for map_ in (picture, across, down))
-        usable = np.isfinite(value + right + below) & (depth > 0)
+        usable = np.isfinite(value + right + below) & before_camera
         if usable.sum() < FEWEST:
             return None
         value, right, below = (np.where(usable, v, 0.0) for v in (value, right, below))
