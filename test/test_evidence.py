@@ -11,6 +11,7 @@ from slow_sampling import slow_sample
 from torch import Tensor
 
 from dino_tracker_ros.tracking.evidence import Evidence, FeatureMap, feature_map
+from dino_tracker_ros.tracking.feature_frames import FeatureFrames, feature_frames
 from dino_tracker_ros.tracking.hypotheses import NEVER
 from dino_tracker_ros.tracking.matching import unit_length
 from dino_tracker_ros.tracking.settings import HypothesesSettings
@@ -48,7 +49,11 @@ def scene_queries() -> Tensor:
 
 
 def evidence_of(maps: Maps, frames: Tensor, points: Tensor) -> Evidence:
-    return Evidence(*maps, frames, points, OPTIONS)
+    return Evidence(*maps, all_known(maps[0]), frames, points, OPTIONS)
+
+
+def all_known(features: FeatureMap) -> FeatureFrames:
+    return feature_frames([True] * len(features.units), torch.device("cpu"))
 
 
 def priced(evidence: Evidence, frame: int, points: Tensor) -> Tensor:
@@ -114,7 +119,9 @@ def asked(
     """Prices in frame 1 of the tokens that look like token TRUE of frame `home`."""
     query = at_token(TRUE)[None]
     features = feature_map(maps, GRID)
-    found = Evidence(features, features, torch.tensor([home]), query, settings).candidates(1)
+    found = Evidence(
+        features, features, all_known(features), torch.tensor([home]), query, settings
+    ).candidates(1)
     centres = GRID.centres().reshape(-1, 2)
     prices = {}
     for point, price in zip(found.points[0], found.price[0].tolist()):
@@ -137,9 +144,10 @@ def test_prices_are_cut_and_nothing_else(most: float) -> None:
     maps, queries = scene_maps(), scene_queries()
     frames = torch.arange(len(queries)) % len(MOTION)
     anywhere = torch.rand(len(queries), 20, 2) * torch.tensor([WIDTH - 1, HEIGHT - 1])
+    known = all_known(maps[0])
     whole, cut = (
-        priced(Evidence(*maps, frames, queries, replace(OPTIONS, most_price=limit)), 1, anywhere)
-        for limit in (1e3, most)
+        priced(Evidence(*maps, known, frames, queries, options), 1, anywhere)
+        for options in (replace(OPTIONS, most_price=limit) for limit in (1e3, most))
     )
     assert (whole > most).any() and (whole < most).any()
     torch.testing.assert_close(cut, whole.clamp(max=most))
@@ -161,7 +169,9 @@ def test_a_track_leads_by_what_speaks_against_the_best_match_elsewhere() -> None
     options = HypothesesSettings(temperature=0.02, way_back=0.0, most_price=20.0)
     features = feature_map(maps, GRID)
     query = at_token(TRUE).repeat(3, 1)
-    evidence = Evidence(features, features, torch.zeros(3).long(), query, options)
+    evidence = Evidence(
+        features, features, all_known(features), torch.zeros(3).long(), query, options
+    )
     beside = at_token(TRUE) + torch.tensor([3.0, 0.0])
     tracks = torch.stack([at_token(TRUE), at_token(TWIN), beside])[:, None].repeat(1, 3, 1)
     wanted = torch.tensor([[0, 1, 1], [0, 1, 1], [0, 1, 0]]).bool()
@@ -300,3 +310,34 @@ def test_prices_of_some_rows_in_any_order_are_the_slow_ones() -> None:
     assert max(expected) > 5 and min(expected) < 3
     assert evidence.price(1, rows, places).tolist() == pytest.approx(expected, rel=1e-3, abs=1e-3)
     assert len(evidence.price(1, rows[:0], places[:0])) == 0
+
+
+def test_a_frame_without_features_says_nothing_and_its_neighbours_speak_for_it() -> None:
+    maps, queries = scene_maps(), scene_queries()
+    rows = torch.arange(len(queries))
+    homes = torch.zeros_like(rows)
+    without = Evidence(
+        *(replace(each, units=each.units[::2], products=each.products[::2]) for each in maps),
+        feature_frames([True, False, True], torch.device("cpu")),
+        homes,
+        queries,
+        OPTIONS,
+    )
+    whole = evidence_of(maps, homes, queries)
+    wrong = queries + torch.tensor([25.0, 0.0])
+    assert (without.candidates(1).price == NEVER).all()
+    assert (without.price(1, rows, wrong) == 0).all()
+    for frame in (0, 2):  # each stands for a frame and a half
+        expected, found = whole.candidates(frame), without.candidates(frame)
+        torch.testing.assert_close(found.points, expected.points)
+        possible = expected.price < NEVER
+        assert torch.equal(found.price < NEVER, possible)
+        torch.testing.assert_close(found.price[possible], 1.5 * expected.price[possible])
+        expected = whole.price(frame, rows, wrong)
+        assert expected.median() > 1
+        torch.testing.assert_close(without.price(frame, rows, wrong), 1.5 * expected)
+    tracks = torch.stack([queries, queries, wrong], dim=1)
+    everywhere = torch.ones(len(queries), 3, dtype=torch.bool)
+    lead, expected = (each.lead(tracks, everywhere) for each in (without, whole))
+    torch.testing.assert_close(lead[:, ::2], expected[:, ::2])
+    assert (lead[:, 1] == 0).all()

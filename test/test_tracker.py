@@ -272,6 +272,75 @@ def test_a_clip_slides_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.linalg.norm(tracks.points[0] - truth, axis=-1).max() < 5.5
 
 
+def looked_at(tracker: DinoTracker) -> list[int]:
+    """The numbers of the pictures that the backbone has been shown from now on."""
+    seen: list[int] = []
+    features = tracker._backbone.features
+
+    def noted(images: torch.Tensor, **options: Any) -> tuple[torch.Tensor, ...]:
+        seen.append(int(images[0, 0, 0, 0]))
+        return features(images, **options)
+
+    tracker._backbone.features = noted  # type: ignore[method-assign]
+    return seen
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+@pytest.mark.parametrize("registered", [True, False])
+def test_the_backbone_may_look_at_every_other_frame(
+    monkeypatch: pytest.MonkeyPatch, registered: bool, scale: float
+) -> None:
+    settings = quick(
+        head__radius=1.0, backbone__stride=7, backbone__every=2, backbone__placing_scale=scale,
+        registration__enabled=registered,
+    )  # fmt: skip
+    motion = [[3.0 * t, 0.0] for t in range(9)]
+    size = None if scale == 1 else (HEIGHT, WIDTH)
+    tracker = known_tracker(monkeypatch, motion, settings, size=size)
+    seen = looked_at(tracker)
+    for frame in frames_of(7, HEIGHT, WIDTH):
+        tracker.observe(frame)
+    assert sorted(set(seen)) == [0, 2, 4, 6]
+    assert len(seen) == (4 if scale == 1 else 8)
+    tracker.fit()
+    queries = np.array([[0, 30, 30], [3, 40, 20]], np.float32)
+    tracks = tracker.track(queries)
+    assert sorted(set(seen)) == [0, 2, 3, 4, 6]  # one is asked on
+    for points, (t, x, y) in zip(tracks.points, queries, strict=True):
+        truth = [[x + 3 * (time - t), y] for time in range(7)]
+        assert np.linalg.norm(points - truth, axis=-1).max() < 5.5
+    assert not tracks.occluded.any()
+    assert same(tracker.track(queries), tracks)
+    # Every second frame that comes, whatever has been forgotten.
+    tracker.forget(3)
+    for frame in frames_of(9, HEIGHT, WIDTH)[7:]:
+        tracker.observe(frame)
+    assert sorted(set(seen)) == [0, 2, 3, 4, 6, 8]
+
+
+def test_a_fit_learns_from_two_frames_that_have_features_at_least(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracker = filled(known_tracker(monkeypatch, STILL, quick(backbone__every=4)), 3)
+    seen = looked_at(tracker)
+    learnt_from: list[ClipData] = []
+    optimize = tracker_module.optimize
+
+    def noted(model: Any, data: ClipData, *rest: Any) -> FitReport:
+        learnt_from.append(data)
+        return optimize(model, data, *rest)
+
+    monkeypatch.setattr(tracker_module, "optimize", noted)
+    tracker.fit()
+    assert sorted(set(seen)) == [1, 2] and len(learnt_from[0].features) == 3
+    for frame in frames_of(5, HEIGHT, WIDTH)[3:]:
+        tracker.observe(frame)
+    tracker.fit()
+    known = learnt_from[1]
+    assert len(known.features) == len(known.pictures) == len(known.foreground) == 4
+    assert known.trajectories.valid.shape[1] == 4  # frames 0, 1, 2 and 4
+
+
 def slid_on(tracker: DinoTracker, keep: list[int] | None = None) -> DinoTracker:
     """Eight frames seen, the last four of them in the clip."""
     for frame in frames_of(8, HEIGHT, WIDTH):

@@ -17,6 +17,7 @@ from dino_tracker_ros.tracking.trajectories import (
     follow,
     inside,
     log_offsets,
+    of_frames,
     sample_map,
 )
 
@@ -218,6 +219,22 @@ def test_a_contradiction_at_one_distance_reaches_to_its_neighbours() -> None:
         chained, lambda s, t: (far, torch.zeros_like(far)), [2, 4, 8], LOOP, DIRECT
     )
     assert unsure.valid.all()
+
+
+def test_trajectories_in_some_of_their_frames(flows: list[FlowPair]) -> None:
+    whole = chain(flows, 4, LOOP)
+    chosen = [1, 2, 4]
+    found = of_frames(whole, chosen)
+    expected = [
+        (times.index(True), points)
+        for points, times in zip(
+            whole.points[:, chosen].tolist(), whole.valid[:, chosen].tolist(), strict=True
+        )
+        if sum(times) >= 2
+    ]
+    assert 0 < len(expected) < len(whole.start)
+    assert found.start.tolist() == [start for start, _ in expected]
+    assert found.points.tolist() == [points for _, points in expected]
 
 
 def test_logarithmic_distances() -> None:

@@ -21,6 +21,7 @@ from dino_tracker_ros.tracking.cosine_map import (
     neighbour_products,
     places_at,
 )
+from dino_tracker_ros.tracking.feature_frames import FeatureFrames
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates
 from dino_tracker_ros.tracking.matching import sample_tokens, unit_length
 from dino_tracker_ros.tracking.settings import HypothesesSettings
@@ -38,12 +39,12 @@ BACK_TOKENS = 2048
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Unit features of T frames.
+    """Unit features of S frames.
 
     Attributes:
-        units: [T, C, rows * cols].
+        units: [S, C, rows * cols].
         grid: where they lie.
-        products: of neighbouring tokens, [T, rows * cols, 16], see `neighbour_products`.
+        products: of neighbouring tokens, [S, rows * cols, 16], see `neighbour_products`.
         precision: in which a place is compared with all of another frame.
     """
 
@@ -60,7 +61,7 @@ class FeatureMap:
 def feature_map(
     units: Tensor, grid: TokenGrid, precision: torch.dtype = torch.float32
 ) -> FeatureMap:
-    """The map of unit features [T, C, rows * cols]."""
+    """The map of unit features [S, C, rows * cols]."""
     # A token's channels lie together in memory: places are read token by token.
     units = units.transpose(1, 2).contiguous().transpose(1, 2)
     return FeatureMap(units, grid, neighbour_products(units, grid), precision)
@@ -81,12 +82,13 @@ class _Look:
 
 
 class Evidence:
-    """What the maps say of N queries.
+    """What the maps say of N queries in T frames; nothing of those without features.
 
     Args:
-        finding: of T frames.
+        finding: of the S frames that have some.
         placing: of the same frames.
-        query_frame: int64 [N].
+        frames: which of the T frames those are.
+        query_frame: int64 [N], of these.
         query_point: [N, 2], (x, y) px.
         settings: what a match is worth.
     """
@@ -95,26 +97,34 @@ class Evidence:
         self,
         finding: FeatureMap,
         placing: FeatureMap,
+        frames: FeatureFrames,
         query_frame: Tensor,
         query_point: Tensor,
         settings: HypothesesSettings,
     ) -> None:
         self._finding, self._placing = finding, placing
         self._settings = settings
-        self._query_frame = query_frame
-        find = finding.at(query_frame, query_point)
-        place = placing.at(query_frame, query_point)
+        self._home = frames.row[query_frame]
+        self._row = frames.row.tolist()
+        self._weight = frames.weights()
+        find = finding.at(self._home, query_point)
+        place = placing.at(self._home, query_point)
+        self._nowhere = Candidates.none(len(query_point), query_point.device)
         self._looks: list[_Look] = []
         self._candidates: list[Candidates] = []
-        for frame in range(len(finding.units)):
-            self._look(frame, find, place)
+        for seen in range(len(finding.units)):
+            self._look(seen, find, place)
 
     def candidates(self, frame: int) -> Candidates:
         """The places in a frame that are most like the queries, K each."""
-        return self._candidates[frame]
+        seen = self._row[frame]
+        return self._nowhere if seen < 0 else self._candidates[seen]
 
     def price(self, frame: int, rows: Tensor, points: Tensor) -> Tensor:
         """What speaks against places of a frame: 0 for the best match there.
+
+        A frame with features speaks for those beside it that have none: its word counts for as
+        many times.
 
         Args:
             rows: int64 [B], which query each place is asked for.
@@ -123,9 +133,10 @@ class Evidence:
         Returns:
             [B].
         """
-        look = self._looks[frame]
-        places, found, likeness = self._likeness(look, frame, rows, points)
-        return self._price(frame, rows, places, found, likeness, look.best)
+        seen = self._row[frame]
+        if seen < 0:
+            return torch.zeros_like(points[:, 0])
+        return self._weight[seen] * self._against(seen, rows, points)
 
     def lead(self, points: Tensor, wanted: Tensor) -> Tensor:
         """How much more speaks against the best match elsewhere in a frame than against a track.
@@ -135,55 +146,64 @@ class Evidence:
             wanted: bool [N, T], who wants to know.
 
         Returns:
-            [N, T], within the most that features cost of 0; 0 where nobody wants to know.
+            [N, T], within the most that features cost of 0; 0 where nobody wants to know, and in
+            frames without features.
         """
         apart, most = ELSEWHERE * self._placing.grid.width, self._settings.most_price
         lead = torch.zeros_like(points[..., 0])
-        for frame, matches in enumerate(self._candidates):
+        for frame, seen in enumerate(self._row):
+            if seen < 0:
+                continue
+            matches = self._candidates[seen]
             rows = torch.nonzero(wanted[:, frame])[:, 0]
             here = points[rows, frame]
             near = distances(matches.points[rows], here[:, None]) <= apart
-            rival = matches.price[rows].masked_fill(near, NEVER).amin(dim=1)
-            price = self.price(frame, rows, here)
-            lead[rows, frame] = rival.clamp(max=most) - price
+            rival = matches.price[rows].masked_fill(near, NEVER).amin(dim=1) / self._weight[seen]
+            lead[rows, frame] = rival.clamp(max=most) - self._against(seen, rows, here)
         return lead
 
-    def _look(self, frame: int, find: Tensor, place: Tensor) -> None:
+    def _against(self, seen: int, rows: Tensor, points: Tensor) -> Tensor:
+        """What speaks against places of one of the S frames, see `price`."""
+        look = self._looks[seen]
+        places, found, likeness = self._likeness(look, seen, rows, points)
+        return self._price(seen, rows, places, found, likeness, look.best)
+
+    def _look(self, seen: int, find: Tensor, place: Tensor) -> None:
         settings, grid = self._settings, self._placing.grid
-        finding = find @ self._finding.units[frame]
-        placing = place @ self._placing.units[frame]
+        finding = find @ self._finding.units[seen]
+        placing = place @ self._placing.units[seen]
         best, peaks = _peaks(finding, self._finding.grid, settings.candidates)
         points = self._placed(placing, peaks)
         rows = torch.arange(len(find), device=find.device).repeat_interleave(peaks.shape[1])
         look = _Look(finding, placing, placing.new_zeros(len(find)))
-        places, found, likeness = self._likeness(look, frame, rows, points.flatten(0, 1))
+        places, found, likeness = self._likeness(look, seen, rows, points.flatten(0, 1))
         look = replace(look, best=likeness.view(peaks.shape).amax(dim=1))
         self._looks.append(look)
-        price = self._price(frame, rows, places, found, likeness, look.best).view(peaks.shape)
+        price = self._price(seen, rows, places, found, likeness, look.best).view(peaks.shape)
         self._candidates.append(
             Candidates(
                 points,
                 torch.full_like(price, (settings.match_error * grid.spacing) ** 2),
-                price.masked_fill(best < -1, NEVER),
+                (self._weight[seen] * price).masked_fill(best < -1, NEVER),
                 torch.zeros_like(price, dtype=torch.bool),
             )
         )
 
     def _likeness(
-        self, look: _Look, frame: int, rows: Tensor, points: Tensor
+        self, look: _Look, seen: int, rows: Tensor, points: Tensor
     ) -> tuple[Places, Tensor, Tensor]:
         """Points [B, 2] among the finding map's tokens, that map's cosine there, and its weighted
         mean with the other map's; [B] both."""
         finding, placing = self._finding, self._placing
-        places = places_at(finding.products[frame], points, finding.grid)
+        places = places_at(finding.products[seen], points, finding.grid)
         found = cosines_at(look.finding, rows, places)
-        beside = places_at(placing.products[frame], points, placing.grid)
+        beside = places_at(placing.products[seen], points, placing.grid)
         placed = cosines_at(look.placing, rows, beside)
         return places, found, FINDING_SHARE * found + (1 - FINDING_SHARE) * placed
 
     def _price(
         self,
-        frame: int,
+        seen: int,
         rows: Tensor,
         places: Places,
         found: Tensor,
@@ -195,23 +215,23 @@ class Evidence:
         if settings.way_back > 0:
             # Most of the time goes into this: what costs the most already is not asked.
             cheap = torch.nonzero(price < settings.most_price)[:, 0]
-            fit = self._best_fit(frame, rows[cheap], places[cheap])
+            fit = self._best_fit(seen, rows[cheap], places[cheap])
             back = (fit - found[cheap]).clamp(min=0)
             price[cheap] += settings.way_back * back / settings.temperature
         return price.clamp(max=settings.most_price)
 
-    def _best_fit(self, frame: int, rows: Tensor, places: Places) -> Tensor:
+    def _best_fit(self, seen: int, rows: Tensor, places: Places) -> Tensor:
         """Cosine of the features at B places with the token of the query's frame that fits them
         best, [B]."""
         finding, grid = self._finding, self._finding.grid
-        homes = self._query_frame[rows]
+        homes = self._home[rows]
         best = torch.empty_like(places.length)
         step = max(1, round((grid.rows * grid.cols / BACK_TOKENS) ** 0.5))
         for home in homes.unique().tolist():
             own = homes == home
             there = finding.units[home].view(-1, grid.rows, grid.cols)[:, ::step, ::step]
             best[own] = best_cosines(
-                finding.units[frame], there.flatten(1), places[own], finding.precision
+                finding.units[seen], there.flatten(1), places[own], finding.precision
             )
         return best
 

@@ -60,6 +60,13 @@ class Candidates:
     price: Tensor
     sure: Tensor
 
+    @staticmethod
+    def none(count: int, device: torch.device) -> Candidates:
+        """Of N points, where nothing tells any."""
+        price = torch.full((count, 1), NEVER, device=device)
+        nowhere = torch.zeros(count, 1, 2, device=device)
+        return Candidates(nowhere, torch.ones_like(price), price, price < NEVER)
+
     def with_told(self, points: Tensor, variance: Tensor, price: Tensor) -> Candidates:
         """These and one more place for each point that something else than features tells.
 

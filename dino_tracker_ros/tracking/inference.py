@@ -13,6 +13,7 @@ from torch import Tensor
 from dino_tracker_ros.tracking.astray import in_place
 from dino_tracker_ros.tracking.doubt import farthest_off, odds_against
 from dino_tracker_ros.tracking.evidence import Evidence, FeatureMap, feature_map
+from dino_tracker_ros.tracking.feature_frames import FeatureFrames
 from dino_tracker_ros.tracking.head import TrackerHead
 from dino_tracker_ros.tracking.hypotheses import RIM, Candidates, follow
 from dino_tracker_ros.tracking.keyframes import Course, Recalled, joined, remember
@@ -45,7 +46,8 @@ class RefinedClip:
 
     Attributes:
         images: uint8 [T, 3, H, W].
-        tokens: float32 [T, C, rows * cols].
+        frames: which S of the T frames have features.
+        tokens: float32 [S, C, rows * cols].
         units: the same, of unit length.
         grid: where the tokens lie.
         head: the fitted head.
@@ -55,6 +57,7 @@ class RefinedClip:
     """
 
     images: Tensor
+    frames: FeatureFrames
     tokens: Tensor
     units: Tensor
     grid: TokenGrid
@@ -105,6 +108,7 @@ class _Pictures:
 def refine_clip(
     model: TrackerModel,
     images: Tensor,
+    frames: FeatureFrames,
     pictures: Tensor,
     features: Tensor,
     grid: TokenGrid,
@@ -113,14 +117,15 @@ def refine_clip(
     placing_grid: TokenGrid,
     settings: Settings,
 ) -> RefinedClip:
-    """Refined features of every frame.
+    """Refined features of every frame that has some.
 
     Args:
         images: uint8 [T, 3, H, W].
-        pictures: what Delta-DINO sees of them, see `TrackerModel.pictures`.
-        features: frozen, [T, C, rows, cols].
-        flows: between neighbouring frames.
-        placing: frozen features of unit length that place points, [T, C', rows', cols'].
+        frames: which S of the T frames have features.
+        pictures: what Delta-DINO sees of these, see `TrackerModel.pictures`.
+        features: frozen, [S, C, rows, cols].
+        flows: between neighbouring frames, T-1 pairs.
+        placing: frozen features of unit length that place points, [S, C', rows', cols'].
         placing_grid: where those lie.
         settings: how many frames at once, and what share of the residual.
     """
@@ -137,7 +142,7 @@ def refine_clip(
             feature_map(units, grid, model.precision),
             feature_map(placing.flatten(2), placing_grid, model.precision),
         )
-    return RefinedClip(images, tokens, units, grid, model.head, flows, maps)
+    return RefinedClip(images, frames, tokens, units, grid, model.head, flows, maps)
 
 
 @torch.no_grad()
@@ -186,7 +191,7 @@ def _track_some(
 
 def _matches(clip: RefinedClip, query_frame: Tensor, query_point: Tensor) -> Tensor:
     """The published track: the head's answer in every frame, [N, T, 2]."""
-    frames = range(len(clip.tokens))
+    frames = range(len(clip.images))
     return torch.stack([_positions(clip, query_frame, query_point, t) for t in frames], dim=1)
 
 
@@ -202,8 +207,8 @@ def _paths(
     """The cheapest paths through features, flow and registrations, [N, T, 2], and where the
     queries' patches were found on them."""
     options = settings.hypotheses
-    evidence = Evidence(finding, placing, query_frame, query_point, options)
-    candidates = [evidence.candidates(t) for t in range(len(clip.tokens))]
+    evidence = Evidence(finding, placing, clip.frames, query_frame, query_point, options)
+    candidates = [evidence.candidates(t) for t in range(len(clip.images))]
 
     def followed(places: list[Candidates]) -> Tensor:
         return follow(
@@ -253,7 +258,7 @@ def _paths(
         Course(points, seen.affine, off, past.off, past.change, led, found.float()),
         supports, pyramid.noise, recalled,
     )  # fmt: skip
-    lead = evidence.lead(points, ~found)
+    lead = clip.frames.filled(evidence.lead(points, clip.frames.asked(~found)))
     return points, _Pictures(found, odds, contrast, past, lead, remembered)
 
 
@@ -291,9 +296,9 @@ def _visibility(
 
 def _positions(clip: RefinedClip, frames: Tensor, points: Tensor, target: int) -> Tensor:
     """Points [N, 2] of frames [N] found in one target frame, [N, 2]."""
-    goal = torch.tensor([target], device=points.device)
+    rows, goal = clip.frames.row[frames], clip.frames.row[target : target + 1]
     return predict(
-        clip.tokens, clip.units, clip.grid, clip.head, frames[None], points[None], goal
+        clip.tokens, clip.units, clip.grid, clip.head, rows[None], points[None], goal
     )[0]
 
 
@@ -308,6 +313,7 @@ def _round_trips(
     """How far from the query its tracked points end when found again in its frame, [N, T] tokens;
     0 where nobody wants to know, bool [N, T]."""
     error = torch.zeros_like(points[..., 0])
+    wanted = clip.frames.asked(wanted)
     for frame in query_frame.unique().tolist():
         asked = wanted & (query_frame == frame)[:, None]
         rows, times = torch.nonzero(asked, as_tuple=True)
@@ -316,19 +322,19 @@ def _round_trips(
                 continue
             found = _positions(clip, time, points[row, time], frame)
             error[row, time] = (found - query_point[row]).norm(dim=-1)
-    return error / clip.grid.spacing
+    return clip.frames.filled(error) / clip.grid.spacing
 
 
 def _cosines(clip: RefinedClip, query_frame: Tensor, query_point: Tensor, points: Tensor) -> Tensor:
     """Cosine of the features at the query and at every predicted position, [N, T]."""
-    query = sample_tokens(clip.tokens, query_frame, query_point, clip.grid)
+    query = sample_tokens(clip.tokens, clip.frames.row[query_frame], query_point, clip.grid)
     query = unit_length(query, dim=1)
-    columns = []
-    for t in range(points.shape[1]):
-        frame = torch.full_like(query_frame, t)
+    cosine = torch.zeros_like(points[..., 0])
+    for row, t in enumerate(clip.frames.numbers()):
+        frame = torch.full_like(query_frame, row)
         found = sample_tokens(clip.tokens, frame, points[:, t], clip.grid)
-        columns.append((query * unit_length(found, dim=1)).sum(dim=1))
-    return torch.stack(columns, dim=1)
+        cosine[:, t] = (query * unit_length(found, dim=1)).sum(dim=1)
+    return clip.frames.filled(cosine)
 
 
 def _round_trip_confidence(

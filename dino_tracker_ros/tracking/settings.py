@@ -115,6 +115,11 @@ class BackboneSettings(SettingGroup):
     stride: int = setting(
         14, "distance between neighbouring tokens", unit="px", minimum=2, maximum=14
     )
+    every: int = setting(
+        1, "the network looks at every so many frames, and at those that points are asked for on; "
+        "through the others flow and registration lead alone",
+        unit="frames", minimum=1, maximum=8,
+    )  # fmt: skip
     final_norm: bool = setting(False, "apply DINOv2's last layer norm to the tokens")
     batch: int = setting(4, "frames in one pass", unit="frames", minimum=1, maximum=256)
 
@@ -429,6 +434,15 @@ class Settings(SettingGroup):
                 f"inference.visible_cosine is {self.inference.visible_cosine:g}, above "
                 f"inference.anchor_cosine {self.inference.anchor_cosine:g}: lower the first"
             )
+        for name, needs_all in (
+            ("hypotheses.enabled is false", not self.hypotheses.enabled),
+            ("inference.occlusion is anchors", self.inference.occlusion == "anchors"),
+        ):
+            if needs_all and self.backbone.every > 1:
+                raise SettingError(
+                    f"backbone.every is {self.backbone.every}, but {name}, which asks the features "
+                    "of every frame: set backbone.every=1"
+                )
         if self.delta_dino.kernel % 2 == 0:
             raise SettingError(
                 f"delta_dino.kernel is {self.delta_dino.kernel}: use an odd number of pixels"
@@ -471,6 +485,7 @@ PRESETS: dict[str, dict[str, Value]] = {
     "cpu": {
         "clip.longest_side": 640,
         "backbone.placing_scale": 1.0,
+        "backbone.every": 2,
         # A smaller picture knows less beforehand (RESULTS).
         "optimizer.iterations": 50,
         "optimizer.warm_iterations": 6,

@@ -71,45 +71,46 @@ def steadied(first: Tensor, second: Tensor, flow: FlowPair) -> FlowPair:
     # Half-size pictures show what matters, in a quarter of the time and with less noise.
     here, there = (_half_gray(image) for image in (first, second))
     ahead, back = (_halved(each) for each in flow)
-    brighter = np.nanmedian(_change(here, there, ahead))
-    there = there - (brighter if np.isfinite(brighter) else 0.0)
-    missed = _mean(_squared(_change(here, there, ahead)))
-    noise = max(ROUNDED, float(np.percentile(missed, QUIET)))
-    motion = _dominant(here, there, ahead, missed, noise)
-    if motion is None:
-        return flow
-    inverse = np.linalg.inv(motion).astype(np.float64)
-    return (
-        _given_way(flow[0], _undecided(here, there, ahead, motion, noise), motion),
-        _given_way(flow[1], _undecided(there, here, back, inverse, noise), inverse),
-    )
-
-
-def _dominant(
-    here: Picture, there: Picture, flow: Picture, missed: Picture, noise: float
-) -> Homography | None:
-    """The motion that most parts of the picture go along with, if there is one.
-
-    Args:
-        flow: [2, h, w] px.
-        missed: [h, w], mean squared differences along it.
-        noise: the least of them.
-    """
-    guess = _guess(flow)
+    change = _change(here, there, ahead)
+    seen = change[np.isfinite(change)]
+    brighter = np.median(seen) if len(seen) else np.float32(0)
+    there = there - brighter
+    missed = _squared(change - brighter)
+    noise = max(ROUNDED, float(np.percentile(_mean(missed), QUIET)))
+    guess = _guess(ahead)
     starts = [np.eye(3)] if guess is None else [np.eye(3), guess]
     motion = direct_motion(levels_of(here), levels_of(there), starts, noise)
     if motion is None or np.linalg.det(motion) <= 0:
-        return None
+        return flow
+    led = _flow_of(motion, here.shape)
+    more = _squared(_change(here, there, led)) - missed
+    if not _is_dominant(here, more, noise):
+        return flow
+    inverse = np.linalg.inv(motion).astype(np.float64)
+    led_back = _flow_of(inverse, here.shape)
+    missed_back, missed_led = (_squared(_change(there, here, each)) for each in (back, led_back))
+    return (
+        _given_way(flow[0], _undecided(here, ahead - led, more, noise), motion),
+        _given_way(
+            flow[1], _undecided(there, back - led_back, missed_led - missed_back, noise), inverse
+        ),
+    )
+
+
+def _is_dominant(here: Picture, more: Picture, noise: float) -> bool:
+    """Whether most parts of the picture go along with a motion.
+
+    Args:
+        more: [h, w], how much more than flow the motion misses, squared differences.
+        noise: the least of them along flow.
+    """
     across, down = slopes(here)
     steep = across**2 + down**2
     edges = steep > EDGE + 4 * noise
-    more = _mean(_squared(_change(here, there, _flow_of(motion, here.shape)))) - missed
-    along = edges & (more < AS_WELL * noise + SLACK**2 * _mean(steep))
+    along = edges & (_mean(more) < AS_WELL * noise + SLACK**2 * _mean(steep))
     seen = _by_cell(edges)
     told = seen >= EDGES
-    if not told.any() or (_by_cell(along) > MOSTLY * seen)[told].mean() < MOST:
-        return None
-    return motion
+    return bool(told.any() and (_by_cell(along) > MOSTLY * seen)[told].mean() >= MOST)
 
 
 def _guess(flow: Picture) -> Homography | None:
@@ -120,22 +121,21 @@ def _guess(flow: Picture) -> Homography | None:
     return None if found is None else found.astype(np.float64)
 
 
-def _undecided(
-    here: Picture, there: Picture, flow: Picture, motion: Homography, noise: float
-) -> NDArray[np.bool_]:
-    """bool [h, w]: where pictures do not tell flow from the motion.
+def _undecided(here: Picture, apart: Picture, more: Picture, noise: float) -> NDArray[np.bool_]:
+    """bool [h, w]: where pictures do not tell flow from a motion.
 
     A pixel is, if it lies in any square that is: an outline beside it speaks for what is behind it.
+
+    Args:
+        apart: [2, h, w], flow less the motion, px.
+        more: [h, w], how much more than flow the motion misses, squared differences.
+        noise: the least of them along flow.
     """
-    led = _flow_of(motion, here.shape)
-    by_flow, by_motion = (_squared(_change(here, there, each)) for each in (flow, led))
     across, down = slopes(cv2.GaussianBlur(here, (0, 0), FAINT))  # type: ignore[arg-type]
-    apart = flow - led
     told = _mean((across * apart[0] + down * apart[1]) ** 2)
-    square = (_mean(by_motion) - _mean(by_flow) < AS_WELL * noise) & (told < TELLS * noise)
+    square = (_mean(more) < AS_WELL * noise) & (told < TELLS * noise)
     around = cv2.dilate(square.astype(np.uint8), np.ones((WINDOW, WINDOW), np.uint8))
-    pixel = cv2.blur(by_motion, (3, 3)) - cv2.blur(by_flow, (3, 3)) < PIXEL * AS_WELL * noise
-    return (around > 0) & pixel
+    return (around > 0) & (cv2.blur(more, (3, 3)) < PIXEL * AS_WELL * noise)
 
 
 def _given_way(
@@ -163,19 +163,20 @@ def _halved(flow: Tensor) -> Picture:
 
 def _flow_of(motion: Homography, shape: tuple[int, ...]) -> Picture:
     """A motion as flow [2, h, w]."""
-    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    x = np.arange(shape[1], dtype=np.float32)
+    y = np.arange(shape[0], dtype=np.float32)[:, None]
     m = motion.astype(np.float32)
-    depth = m[2, 0] * x + m[2, 1] * y + m[2, 2]
     # What comes from behind the camera goes nowhere near the picture.
-    depth = np.where(depth > 0, depth, np.float32(1e-6))
-    led_x = (m[0, 0] * x + m[0, 1] * y + m[0, 2]) / depth
-    led_y = (m[1, 0] * x + m[1, 1] * y + m[1, 2]) / depth
+    near = np.maximum(m[2, 0] * x + (m[2, 1] * y + m[2, 2]), np.float32(1e-6))
+    led_x = (m[0, 0] * x + (m[0, 1] * y + m[0, 2])) / near
+    led_y = (m[1, 0] * x + (m[1, 1] * y + m[1, 2])) / near
     return np.stack([led_x - x, led_y - y])
 
 
 def _change(here: Picture, there: Picture, flow: Picture) -> Picture:
     """What is seen there along flow less what is here; NaN outside."""
-    y, x = np.mgrid[: here.shape[0], : here.shape[1]].astype(np.float32)
+    x = np.arange(here.shape[1], dtype=np.float32)
+    y = np.arange(here.shape[0], dtype=np.float32)[:, None]
     border = cv2.BORDER_CONSTANT
     seen = cv2.remap(
         there, x + flow[0], y + flow[1], cv2.INTER_LINEAR, borderMode=border,

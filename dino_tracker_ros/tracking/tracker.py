@@ -21,6 +21,7 @@ from dino_tracker_ros.tracking.clip import Frame, WorkingSize, working_size
 from dino_tracker_ros.tracking.device import find_device, find_precision
 from dino_tracker_ros.tracking.dis import Dis
 from dino_tracker_ros.tracking.errors import ClipError, FrameError, QueryError
+from dino_tracker_ros.tracking.feature_frames import feature_frames
 from dino_tracker_ros.tracking.flow import load_flow
 from dino_tracker_ros.tracking.inference import RefinedClip, refine_clip, track
 from dino_tracker_ros.tracking.keyframes import Recollection, no_flow
@@ -46,6 +47,7 @@ from dino_tracker_ros.tracking.trajectories import (
     chain,
     check_direct,
     log_offsets,
+    of_frames,
 )
 from dino_tracker_ros.tracking.weights import WeightsCache
 
@@ -54,14 +56,22 @@ FLOW_THREADS = 4
 
 
 @dataclass(frozen=True)
+class _Features:
+    """What the backbone says of one frame."""
+
+    finding: Tensor  # [C, rows, cols], refined
+    placing: Tensor | None  # [C', rows', cols'], of unit length, frozen
+
+
+@dataclass(frozen=True)
 class _Observed:
     """One frame with all that is computed once about it."""
 
     stamp: int
     image: Tensor  # uint8 [3, H, W], working size
+    large: Tensor | None  # uint8 [3, H', W'], of which features place points, until they are known
     picture: Tensor  # what Delta-DINO sees of it
-    features: Tensor  # [C, rows, cols], found and refined
-    placing: Tensor | None  # [C', rows', cols'], of unit length, frozen
+    features: _Features | None  # None where the backbone has not looked yet
     encoded: Any  # what the flow estimator needs
     mask: Tensor | None  # bool [rows * cols]
     flow_from_previous: Future[FlowPair] | None
@@ -120,6 +130,7 @@ class DinoTracker:
         self._frames: list[_Observed] = []
         self._recollection = Recollection()
         self._size: WorkingSize | None = None
+        self._observed = 0  # frames since then
         self._model = TrackerModel(self._backbone.channels, self.settings, self._fit_precision)
         self._model.to(self.device).eval()
         self._fitted = False
@@ -160,8 +171,10 @@ class DinoTracker:
             )
         resized = np.ascontiguousarray(size.resize(frame.image).transpose(2, 0, 1))
         image = torch.from_numpy(resized).to(self.device)
+        large = self._large(frame, size)
+        looked_at = self._observed % self.settings.backbone.every == 0
         with self._stage("features"):
-            features, placing = self._features(frame, image, size)
+            features = self._features(image, large) if looked_at else None
             picture = self._model.pictures(image[None])[0]
         with self._stage("flow"):
             (encoded,) = self._flow.encode(image[None])
@@ -171,31 +184,45 @@ class DinoTracker:
             _Observed(
                 stamp=frame.stamp,
                 image=image,
+                large=None if looked_at else large,
                 picture=picture,
                 features=features,
-                placing=placing,
                 encoded=encoded,
                 mask=self._token_mask(frame, size),
                 flow_from_previous=flow,
             )
         )
         self._size = size
+        self._observed += 1
         self._refined = None
 
-    def _features(
-        self, frame: Frame, image: Tensor, size: WorkingSize
-    ) -> tuple[Tensor, Tensor | None]:
-        """Tokens [C, rows, cols] that find points, and [C', rows', cols'] that place them."""
-        maps = self._backbone.features(image[None])
+    def _large(self, frame: Frame, size: WorkingSize) -> Tensor | None:
+        """The picture of whose features points are placed by, where that is another."""
         if not self.settings.hypotheses.enabled:
-            return maps[0][0], None
+            return None
         height, width = self._placing_grid(size).picture_size
         if (height, width) == (size.height, size.width):
-            return maps[0][0], combined(maps)[0]
-        large = replace(size, width=width, height=height).resize(frame.image)
-        picture = torch.from_numpy(np.ascontiguousarray(large.transpose(2, 0, 1)))
-        placing = combined(self._backbone.features(picture[None].to(self.device)))
-        return maps[0][0], placing[0]
+            return None
+        resized = replace(size, width=width, height=height).resize(frame.image)
+        return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+
+    def _features(self, image: Tensor, large: Tensor | None) -> _Features:
+        maps = self._backbone.features(image[None])
+        if not self.settings.hypotheses.enabled:
+            return _Features(maps[0][0], None)
+        placing = maps if large is None else self._backbone.features(large[None].to(self.device))
+        return _Features(maps[0][0], combined(placing)[0])
+
+    def _look_at(self, wanted: Collection[int]) -> None:
+        """Has the backbone look at frames, numbered as in `_held`, that it passed over."""
+        before = len(self._keyframes)
+        with self._stage("features"):
+            for k in sorted(wanted):
+                frames, index = (self._keyframes, k) if k < before else (self._frames, k - before)
+                if frames[index].features is None:
+                    found = self._features(frames[index].image, frames[index].large)
+                    frames[index] = replace(frames[index], features=found, large=None)
+                    self._refined = None
 
     @property
     def keyframes(self) -> tuple[int, ...]:
@@ -246,6 +273,8 @@ class DinoTracker:
             )
         options = self.settings.optimizer
         iterations = options.warm_iterations if self._fitted else options.iterations
+        if sum(frame.features is not None for frame in self._frames) < 2:
+            self._look_at(range(len(self._keyframes), len(self._held())))
         with self._stage("flow"):
             self._flows()  # which may still be under way
         data = self._clip_data(iterations)
@@ -275,6 +304,7 @@ class DinoTracker:
         with self._stage("flow"):
             self._flows()
         before = len(self._keyframes)
+        self._look_at({before + int(t) for t in queries[:, 0]})
         working = queries.copy()
         working[:, 0] += before
         working[:, 1:] = size.to_working(queries[:, 1:])
@@ -343,12 +373,15 @@ class DinoTracker:
         if self._refined is None:
             held, size = self._held(), self._working_size()
             gap = no_flow(size.height, size.width, self.device)
-            placing = [frame.placing for frame in held if frame.placing is not None]
+            seen = [frame for frame in held if frame.features is not None]
+            told = [frame.features for frame in seen if frame.features is not None]
+            placing = [each.placing for each in told if each.placing is not None]
             self._refined = refine_clip(
                 self._model,
                 torch.stack([frame.image for frame in held]),
-                self._pictures(held),
-                torch.stack([frame.features for frame in held]),
+                feature_frames([frame.features is not None for frame in held], self.device),
+                self._pictures(seen),
+                torch.stack([each.finding for each in told]),
                 self._grid(),
                 [*[gap] * len(self._keyframes), *self._flows()],
                 torch.stack(placing) if placing else None,
@@ -360,10 +393,12 @@ class DinoTracker:
     def _clip_data(self, iterations: int) -> ClipData:
         """What the losses of so many iterations learn from, in one piece."""
         settings, grid = self.settings, self._grid()
-        features = torch.stack([frame.features for frame in self._frames])
+        known = [t for t, frame in enumerate(self._frames) if frame.features is not None]
+        frames = [self._frames[t] for t in known]
+        features = torch.stack([found.features.finding for found in frames if found.features])
         units = unit_length(features, dim=1)
         with self._stage("trajectories"):
-            trajectories = self._trajectories()
+            trajectories = of_frames(self._trajectories(), known)
         with self._stage("best_buddies"):
             # No more than the iterations get to see.
             wanted = max(1, iterations) * pairs_at_once(settings)
@@ -371,12 +406,12 @@ class DinoTracker:
             pairs = choose_pairs(len(features), most, settings.optimizer.seed)
             searched = pairs if settings.loss.dino_best_buddies > 0 else []
             buddies = find_best_buddies(units, grid, searched, trajectories, settings.best_buddies)
-            foreground = self._foreground(units)
+            foreground = self._foreground(frames, units)
         start = trajectories.points[
             torch.arange(len(trajectories.start), device=self.device), trajectories.start
         ]
         return ClipData(
-            pictures=self._pictures(self._frames),
+            pictures=self._pictures(frames),
             features=features,
             grid=grid,
             trajectories=trajectories,
@@ -408,14 +443,14 @@ class DinoTracker:
         pairs = [frame.flow_from_previous for frame in self._frames[1:]]
         return [pair.result() for pair in pairs if pair is not None]
 
-    def _foreground(self, units: Tensor) -> Tensor:
+    def _foreground(self, frames: Sequence[_Observed], units: Tensor) -> Tensor:
         """bool [T, rows * cols]: the user's masks where there are any, else saliency."""
         if self.settings.foreground.source == "none":
             return torch.ones(len(units), units[0, 0].numel(), dtype=torch.bool, device=self.device)
         salient = salient_tokens(units).flatten(1)
         rows = [
             found if frame.mask is None else frame.mask
-            for frame, found in zip(self._frames, salient, strict=True)
+            for frame, found in zip(frames, salient, strict=True)
         ]
         return torch.stack(rows)
 

@@ -7,7 +7,7 @@ All positions are (x, y) in working pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -138,6 +138,18 @@ def chain(flows: list[FlowPair], spacing: int, loop_error: float) -> Trajectorie
         points[ids, t] = positions
         valid[ids, t] = True
     return _kept(Trajectories(points, valid, torch.cat(starts)), min_frames=2)
+
+
+def of_frames(trajectories: Trajectories, frames: Sequence[int]) -> Trajectories:
+    """What trajectories are in some of their frames; those seen in fewer than two are dropped.
+
+    Args:
+        frames: ascending.
+    """
+    chosen = torch.tensor(frames, device=trajectories.valid.device)
+    points, valid = trajectories.points[:, chosen], trajectories.valid[:, chosen]
+    start = valid.to(torch.uint8).argmax(dim=1)  # the first of the largest
+    return _kept(Trajectories(points, valid, start), min_frames=2)
 
 
 def check_direct(
