@@ -152,7 +152,8 @@ class DinoTracker:
         return dict(self._seconds)
 
     def observe(self, frame: Frame) -> None:
-        """Adds a frame to the clip: its features, and flow from and to the frame before.
+        """Adds a frame to the clip: flow from and to the frame before, and its features, if the
+        backbone looks at it (`backbone.every`).
 
         Raises:
             FrameError: its size differs from the clip's, or its stamp is not later than the last.
@@ -171,9 +172,9 @@ class DinoTracker:
             )
         resized = np.ascontiguousarray(size.resize(frame.image).transpose(2, 0, 1))
         image = torch.from_numpy(resized).to(self.device)
-        large = self._large(frame, size)
         looked_at = self._observed % self.settings.backbone.every == 0
         with self._stage("features"):
+            large = self._large(frame, size)
             features = self._features(image, large) if looked_at else None
             picture = self._model.pictures(image[None])[0]
         with self._stage("flow"):

@@ -146,6 +146,8 @@ def of_frames(trajectories: Trajectories, frames: Sequence[int]) -> Trajectories
     Args:
         frames: ascending.
     """
+    if len(frames) == trajectories.valid.shape[1]:
+        return trajectories
     chosen = torch.tensor(frames, device=trajectories.valid.device)
     points, valid = trajectories.points[:, chosen], trajectories.valid[:, chosen]
     start = valid.to(torch.uint8).argmax(dim=1)  # the first of the largest
