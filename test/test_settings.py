@@ -161,14 +161,6 @@ def test_a_misspelt_name_comes_with_the_right_one() -> None:
             ("inference.visible_cosine", "inference.anchor_cosine", "0.8", "0.7"),
         ),
         ({"delta_dino.kernel": 4}, ("delta_dino.kernel", "4", "odd")),
-        (
-            {"backbone.every": 2, "hypotheses.enabled": False},
-            ("backbone.every", "2", "hypotheses.enabled", "backbone.every=1"),
-        ),
-        (
-            {"backbone.every": 3, "inference.occlusion": "anchors"},
-            ("backbone.every", "3", "inference.occlusion", "backbone.every=1"),
-        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

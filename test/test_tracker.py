@@ -318,6 +318,28 @@ def test_the_backbone_may_look_at_every_other_frame(
     assert sorted(set(seen)) == [0, 2, 3, 4, 6, 8]
 
 
+@pytest.mark.parametrize(
+    "asks", [{"hypotheses__enabled": False}, {"inference__occlusion": "anchors"}]
+)
+def test_what_asks_features_of_every_frame_gets_them(
+    monkeypatch: pytest.MonkeyPatch, asks: dict[str, object]
+) -> None:
+    tracker = known_tracker(monkeypatch, STILL, quick(backbone__every=2, **asks))
+    seen = looked_at(tracker)
+    assert filled(tracker).track(QUERIES).points.shape == (3, 4, 2)
+    assert sorted(set(seen)) == [0, 1, 2, 3]
+
+
+def test_anchors_have_features_of_frames_that_were_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracker = filled(known_tracker(monkeypatch, STILL, quick(backbone__every=2)))
+    seen = looked_at(tracker)
+    tracker.settings = quick(backbone__every=2, inference__occlusion="anchors")
+    tracker.track(QUERIES[:1])
+    assert sorted(set(seen)) == [1, 3]
+
+
 def test_a_fit_learns_from_two_frames_that_have_features_at_least(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -117,7 +117,8 @@ class BackboneSettings(SettingGroup):
     )
     every: int = setting(
         1, "the network looks at every so many frames, and at those that points are asked for on; "
-        "through the others flow and registration lead alone",
+        "through the others flow and registration lead alone; at all where hypotheses.enabled is "
+        "false or inference.occlusion anchors",
         unit="frames", minimum=1, maximum=8,
     )  # fmt: skip
     final_norm: bool = setting(False, "apply DINOv2's last layer norm to the tokens")
@@ -434,15 +435,6 @@ class Settings(SettingGroup):
                 f"inference.visible_cosine is {self.inference.visible_cosine:g}, above "
                 f"inference.anchor_cosine {self.inference.anchor_cosine:g}: lower the first"
             )
-        for name, needs_all in (
-            ("hypotheses.enabled is false", not self.hypotheses.enabled),
-            ("inference.occlusion is anchors", self.inference.occlusion == "anchors"),
-        ):
-            if needs_all and self.backbone.every > 1:
-                raise SettingError(
-                    f"backbone.every is {self.backbone.every}, but {name}, which asks the features "
-                    "of every frame: set backbone.every=1"
-                )
         if self.delta_dino.kernel % 2 == 0:
             raise SettingError(
                 f"delta_dino.kernel is {self.delta_dino.kernel}: use an odd number of pixels"

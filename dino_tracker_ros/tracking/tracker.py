@@ -172,7 +172,7 @@ class DinoTracker:
             )
         resized = np.ascontiguousarray(size.resize(frame.image).transpose(2, 0, 1))
         image = torch.from_numpy(resized).to(self.device)
-        looked_at = self._observed % self.settings.backbone.every == 0
+        looked_at = self._observed % self._every() == 0
         with self._stage("features"):
             large = self._large(frame, size)
             features = self._features(image, large) if looked_at else None
@@ -213,6 +213,12 @@ class DinoTracker:
             return _Features(maps[0][0], None)
         placing = maps if large is None else self._backbone.features(large[None].to(self.device))
         return _Features(maps[0][0], combined(placing)[0])
+
+    def _every(self) -> int:
+        """From one frame that the backbone looks at to the next."""
+        settings = self.settings
+        needs_all = not settings.hypotheses.enabled or settings.inference.occlusion == "anchors"
+        return 1 if needs_all else settings.backbone.every
 
     def _look_at(self, wanted: Collection[int]) -> None:
         """Has the backbone look at frames, numbered as in `_held`, that it passed over."""
@@ -305,7 +311,8 @@ class DinoTracker:
         with self._stage("flow"):
             self._flows()
         before = len(self._keyframes)
-        self._look_at({before + int(t) for t in queries[:, 0]})
+        asked_on = {before + int(t) for t in queries[:, 0]}
+        self._look_at(asked_on if self._every() > 1 else range(len(self._held())))
         working = queries.copy()
         working[:, 0] += before
         working[:, 1:] = size.to_working(queries[:, 1:])
