@@ -65,6 +65,13 @@ def slopes(picture: Picture) -> tuple[Picture, Picture]:
     return across, down  # type: ignore[return-value]
 
 
+def read(picture: Picture, x: NDArray[np.float32], y: NDArray[np.float32]) -> Picture:
+    """Bilinear values [h, w] at places px, [h, w] both; NaN outside."""
+    return cv2.remap(  # type: ignore[return-value]
+        picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=float("nan")
+    )
+
+
 def direct_motion(
     first: Sequence[Picture],
     second: Sequence[Picture],
@@ -153,7 +160,8 @@ def _aligned(
         before_camera = depth > 0
         depth = np.where(before_camera, depth, 1.0)
         there = (from_unit @ np.stack([x / depth, y / depth, np.ones_like(x)])).astype(np.float32)
-        value, right, below = (_read(map_, there) for map_ in (picture, across, down))
+        at = there[:1], there[1:2]
+        value, right, below = (read(values, *at)[0] for values in (picture, across, down))
         usable = np.isfinite(value + right + below) & before_camera
         if usable.sum() < FEWEST:
             return None
@@ -179,13 +187,3 @@ def _aligned(
             return None
         motion = motion / motion[2, 2]
     return _Aligned(share, from_unit @ motion @ to_unit)
-
-
-def _read(picture: Picture, places: NDArray[np.float32]) -> Picture:
-    """Values [K] at places [3, K] px; NaN outside."""
-    border = cv2.BORDER_CONSTANT
-    found = cv2.remap(
-        picture, places[:1], places[1:2], cv2.INTER_LINEAR, borderMode=border,
-        borderValue=float("nan"),
-    )  # fmt: skip
-    return found[0]

@@ -20,6 +20,7 @@ from dino_tracker_ros.tracking.direct_motion import (
     direct_motion,
     levels_of,
     of_scale,
+    read,
     slopes,
 )
 from dino_tracker_ros.tracking.trajectories import FlowPair
@@ -177,12 +178,7 @@ def _change(here: Picture, there: Picture, flow: Picture) -> Picture:
     """What is seen there along flow less what is here; NaN outside."""
     x = np.arange(here.shape[1], dtype=np.float32)
     y = np.arange(here.shape[0], dtype=np.float32)[:, None]
-    border = cv2.BORDER_CONSTANT
-    seen = cv2.remap(
-        there, x + flow[0], y + flow[1], cv2.INTER_LINEAR, borderMode=border,
-        borderValue=float("nan"),
-    )  # fmt: skip
-    return seen - here
+    return read(there, x + flow[0], y + flow[1]) - here
 
 
 def _squared(change: Picture) -> Picture:
