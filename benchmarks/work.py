@@ -17,8 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.clips import Clip
 from benchmarks.machine import Ceilings
+from dino_tracker_ros.tracking.device import find_device
 from dino_tracker_ros.tracking.recording import unrecorded
 from dino_tracker_ros.tracking.settings import Settings
+from dino_tracker_ros.tracking.stopwatch import Stopwatch
 from dino_tracker_ros.tracking.tracker import DinoTracker
 
 ORIN = Ceilings(flops=42.5e12, bytes=204.8e9)
@@ -40,13 +42,14 @@ class Work:
 
 def count_work(settings: Settings, clip: Clip, queries: NDArray[np.float32]) -> dict[str, Work]:
     """Runs everything once under PyTorch's eyes, which is slow, and returns each stage's work."""
-    tracker = _CountingTracker(settings)
+    counter = _Counter(find_device(settings.device))
+    tracker = DinoTracker(settings, stopwatch=counter)
     with unrecorded():
         for frame in clip.frames:
             tracker.observe(frame)
         tracker.fit()
         tracker.track(queries)
-    return tracker.work
+    return counter.work
 
 
 def fractions(work: Work, seconds: float, ceilings: Ceilings) -> tuple[float, float]:
@@ -82,16 +85,16 @@ def counted() -> Iterator[list[Work]]:
     found.append(Work(flops.get_total_flops(), traffic.bytes))
 
 
-class _CountingTracker(DinoTracker):
-    """A DinoTracker that counts what happens within its stages."""
+class _Counter(Stopwatch):
+    """Counts what happens within stages, too."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
         self.work: dict[str, Work] = {}
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        with super()._stage(name), counted() as found:
+    def stage(self, name: str) -> Iterator[None]:
+        with super().stage(name), counted() as found:
             yield
         before = self.work.get(name, Work(0, 0))
         self.work[name] = Work(before.flops + found[0].flops, before.bytes + found[0].bytes)

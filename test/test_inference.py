@@ -446,7 +446,7 @@ def test_a_point_beside_an_outline_is_found_by_its_own_side_of_it(
             )
     motion = (np.arange(len(moving))[:, None] * DRIFT).tolist()
     tracker = known_tracker(monkeypatch, motion, quick())
-    tracker._flow = PartingFlow(motion, silent=False)
+    tracker._observer._flow = PartingFlow(motion, silent=False)
     for frame in moving:
         tracker.observe(frame)
     tracks = tracker.track(queries.astype(np.float32))

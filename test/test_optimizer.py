@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from dino_tracker_ros.tracking import optimizer as optimizer_module
 from dino_tracker_ros.tracking.best_buddies import BestBuddies
+from dino_tracker_ros.tracking.clip_data import ClipData
 from dino_tracker_ros.tracking.errors import OptimizationError, TrackerError
 from dino_tracker_ros.tracking.matching import predict, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
-from dino_tracker_ros.tracking.optimizer import ClipData, FitProgress, FitReport, optimize
+from dino_tracker_ros.tracking.optimizer import FitProgress, FitReport, optimize
 from dino_tracker_ros.tracking.sampling import FlowSample, index_by_pair
 from dino_tracker_ros.tracking.settings import Settings, with_values
 from dino_tracker_ros.tracking.token_grid import TokenGrid

@@ -15,6 +15,7 @@ from known_scene import frames_of, known_tracker, quick, tiny_tracker
 
 from dino_tracker_ros.tracking import tracker as tracker_module
 from dino_tracker_ros.tracking.clip import Frame, working_size
+from dino_tracker_ros.tracking.clip_data import ClipData
 from dino_tracker_ros.tracking.errors import (
     ClipError,
     DeviceError,
@@ -24,7 +25,7 @@ from dino_tracker_ros.tracking.errors import (
     SettingError,
     TrackerError,
 )
-from dino_tracker_ros.tracking.optimizer import ClipData, FitProgress, FitReport
+from dino_tracker_ros.tracking.optimizer import FitProgress, FitReport
 from dino_tracker_ros.tracking.settings import with_values
 from dino_tracker_ros.tracking.tracker import DinoTracker
 from dino_tracker_ros.tracking.tracks import EARLIER, Tracks
@@ -104,10 +105,10 @@ def test_flow_of_other_threads_is_awaited(monkeypatch: pytest.MonkeyPatch) -> No
 
     def slow(first: Any, second: Any) -> Any:
         assert started.wait(10)
-        return inline._both_ways(first, second)
+        return inline._observer._both_ways(first, second)
 
-    monkeypatch.setattr(threaded, "_flow_threads", ThreadPoolExecutor(2))
-    monkeypatch.setattr(threaded, "_both_ways", slow)
+    monkeypatch.setattr(threaded._observer, "_threads", ThreadPoolExecutor(2))
+    monkeypatch.setattr(threaded._observer, "_both_ways", slow)
     for frame in frames:
         inline.observe(frame)
         threaded.observe(frame)  # does not wait
@@ -122,8 +123,8 @@ def test_flow_that_fails_in_a_thread_fails_the_fit(
     def broken(*_: object) -> Any:
         raise MemoryError("no memory for flow")
 
-    monkeypatch.setattr(tracker, "_flow_threads", ThreadPoolExecutor(1))
-    monkeypatch.setattr(tracker, "_both_ways", broken)
+    monkeypatch.setattr(tracker._observer, "_threads", ThreadPoolExecutor(1))
+    monkeypatch.setattr(tracker._observer, "_both_ways", broken)
     later = dataclasses.replace(frames_of(1, HEIGHT, WIDTH)[0], stamp=10**9)
     tracker.observe(later)
     with pytest.raises(MemoryError, match="no memory for flow"):
@@ -275,13 +276,13 @@ def test_a_clip_slides_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def looked_at(tracker: DinoTracker) -> list[int]:
     """The numbers of the pictures that the backbone has been shown from now on."""
     seen: list[int] = []
-    features = tracker._backbone.features
+    features = tracker._observer._backbone.features
 
     def noted(images: torch.Tensor, **options: Any) -> tuple[torch.Tensor, ...]:
         seen.append(int(images[0, 0, 0, 0]))
         return features(images, **options)
 
-    tracker._backbone.features = noted  # type: ignore[method-assign]
+    tracker._observer._backbone.features = noted  # type: ignore[method-assign]
     return seen
 
 

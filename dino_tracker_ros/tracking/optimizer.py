@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.utils import deterministic
 
 from dino_tracker_ros.tracking import losses
+from dino_tracker_ros.tracking.clip_data import ClipData
 from dino_tracker_ros.tracking.errors import OptimizationError
 from dino_tracker_ros.tracking.matching import lengths, predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.recording import Recording, own_stream
 from dino_tracker_ros.tracking.sampling import (
-    BuddyTable,
     FlowSample,
     draw_shares,
     sample_buddies,
@@ -34,7 +34,6 @@ from dino_tracker_ros.tracking.sampling import (
 )
 from dino_tracker_ros.tracking.settings import Settings
 from dino_tracker_ros.tracking.token_grid import TokenGrid
-from dino_tracker_ros.tracking.trajectories import Trajectories
 
 REPORT_EVERY = 10
 """Iterations between two looks at the losses: each look waits for the device."""
@@ -62,29 +61,6 @@ class FitReport:
     seconds: float
     stopped: str
     losses: dict[str, float]
-
-
-@dataclass(frozen=True)
-class ClipData:
-    """Everything the losses learn from, on one device.
-
-    Attributes:
-        pictures: what Delta-DINO sees of each frame, see `TrackerModel.pictures`.
-        features: frozen, [T, C, rows, cols].
-        grid: where the tokens lie.
-        trajectories: of flow.
-        trajectory_foreground: bool [M].
-        buddies: DINO best buddies and the frame pairs that were searched.
-        foreground: bool [T, rows * cols].
-    """
-
-    pictures: Tensor
-    features: Tensor
-    grid: TokenGrid
-    trajectories: Trajectories
-    trajectory_foreground: Tensor
-    buddies: BuddyTable
-    foreground: Tensor
 
 
 @contextmanager

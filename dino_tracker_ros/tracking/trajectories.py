@@ -88,7 +88,7 @@ def follow(points: Tensor, flow: FlowPair, loop_error: float) -> tuple[Tensor, T
     return moved, (error < loop_error) & inside(moved, width, height)
 
 
-def chain(flows: list[FlowPair], spacing: int, loop_error: float) -> Trajectories:
+def chain(flows: Sequence[FlowPair], spacing: int, loop_error: float) -> Trajectories:
     """Chains flow between neighbouring frames into trajectories.
 
     A trajectory starts in every cell of spacing x spacing pixels that no earlier trajectory
