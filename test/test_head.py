@@ -10,8 +10,8 @@ from slow_sampling import slow_sample
 from torch import Tensor
 from torch.nn import functional as F
 
-from dino_tracker_ros.tracking.head import TrackerHead, cost_map
-from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_length
+from dino_tracker_ros.tracking.head import TrackerHead
+from dino_tracker_ros.tracking.matching import cosines, lengths, predict, sample_tokens
 from dino_tracker_ros.tracking.settings import HeadSettings
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 
@@ -200,12 +200,20 @@ def test_the_smooth_start_is_a_sensible_average() -> None:
     assert head.refiner.first.weight.std(dim=0).min() > 0
 
 
-def test_cost_is_the_cosine_cut_off_at_zero() -> None:
-    points = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
-    targets = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
-    expected = torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0]])
-    torch.testing.assert_close(cost_map(points, targets), expected)
-    torch.testing.assert_close(cost_map(points[None], targets[None]), expected[None])
+def test_cosines_below_zero_count_as_zero() -> None:
+    grid = TokenGrid(98, 98)
+    generator = torch.Generator().manual_seed(0)
+    cosine = 2 * torch.rand(5, grid.rows * grid.cols, generator=generator) - 1
+    head = head_of("smooth")
+    torch.testing.assert_close(head(cosine, grid), head(cosine.clamp(min=0), grid))
+    assert not torch.allclose(head(cosine, grid), head(cosine.abs(), grid))
+
+
+def test_cosines_are_products_of_unit_features_over_lengths() -> None:
+    queries = torch.tensor([[[1.0, 0.0], [0.6, 0.8]]])
+    tokens = torch.tensor([[[2.0, 0.0, -5.0], [0.0, 3.0, 0.0]]])
+    expected = torch.tensor([[[1.0, 0.0, -1.0], [0.6, 0.8, -0.6]]])
+    torch.testing.assert_close(cosines(queries, tokens, lengths(tokens)), expected)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -262,13 +270,13 @@ def test_points_are_predicted_in_the_frame_they_are_asked_for() -> None:
     start = torch.stack([where[2, 5], where[3, 6]])
     sources = torch.tensor([[0, 1], [2, 3], [1, 1]])
     targets = torch.tensor([3, 0, 1])
-    units = unit_length(tokens, dim=1)
-    found = predict(tokens, units, grid, head, sources, start.expand(3, 2, 2), targets)
+    length = lengths(tokens)
+    found = predict(tokens, length, grid, head, sources, start.expand(3, 2, 2), targets)
     for g in range(3):
         for k in range(2):
             moved = start[k] + torch.tensor([14.0 * float(targets[g] - sources[g, k]), 0.0])
             torch.testing.assert_close(found[g, k], moved)
     sources, points = torch.zeros(4, 1).long(), start[:1].expand(4, 1, 2)
-    to_all = predict(tokens, units, grid, head, sources, points)
+    to_all = predict(tokens, length, grid, head, sources, points)
     expected = start[0] + torch.tensor([[14.0 * t, 0.0] for t in range(4)])
     torch.testing.assert_close(to_all[:, 0], expected)

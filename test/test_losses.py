@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking import losses
-from dino_tracker_ros.tracking.matching import lengths
+from dino_tracker_ros.tracking.matching import cosines, lengths
 
 
 def test_position_loss_by_hand() -> None:
@@ -44,7 +44,8 @@ def test_position_loss_on_a_picture_of_one_pixel() -> None:
 
 def test_contrastive_loss_by_hand() -> None:
     queries = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    targets = torch.tensor([[[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]]])  # three tokens as columns
+    tokens = torch.tensor([[[2.0, 0.0, 0.6], [0.0, 3.0, 0.8]]])  # three as columns
+    cosine = cosines(queries, tokens, lengths(tokens))
     positives = torch.tensor([[0, 2]])
     # Cosines of the first query are 1, 0, 0.6; of the second 0, 1, 0.8. Temperature 0.5.
     first = -math.log(math.exp(2) / (math.exp(2) + math.exp(0) + math.exp(1.2)))
@@ -55,7 +56,7 @@ def test_contrastive_loss_by_hand() -> None:
         ((0.0, 0.0), 0.0),
     ):
         found = losses.contrastive_loss(
-            queries, targets, positives, torch.tensor([weight]), temperature=0.5
+            cosine, positives, torch.tensor([weight]), temperature=0.5
         )
         assert float(found) == pytest.approx(expected, rel=1e-5)
 
@@ -64,7 +65,7 @@ def test_contrastive_loss_adds_up_over_pairs() -> None:
     queries = torch.nn.functional.normalize(torch.rand(3, 5, 7), dim=2)
     targets = torch.nn.functional.normalize(torch.rand(3, 7, 11), dim=1)
     positives, weight = torch.randint(11, (3, 5)), torch.rand(3, 5)
-    whole = losses.contrastive_loss(queries, targets, positives, weight, 0.1)
+    whole = losses.contrastive_loss(queries @ targets, positives, weight, 0.1)
     total = 0.0
     for g in range(3):
         for k in range(5):
@@ -107,7 +108,7 @@ def norm_prior(refined: Tensor, raw: Tensor) -> Tensor:
 
 
 def angle_prior(refined: Tensor, raw: Tensor) -> Tensor:
-    return losses.angle_prior(refined / lengths(refined), raw / lengths(raw))
+    return losses.angle_prior(refined, lengths(refined), raw, lengths(raw))
 
 
 def test_priors_by_hand() -> None:

@@ -17,7 +17,7 @@ from dino_tracker_ros.tracking import optimizer as optimizer_module
 from dino_tracker_ros.tracking.best_buddies import BestBuddies
 from dino_tracker_ros.tracking.clip_data import ClipData
 from dino_tracker_ros.tracking.errors import OptimizationError, TrackerError
-from dino_tracker_ros.tracking.matching import predict, unit_length
+from dino_tracker_ros.tracking.matching import cosines, features_at, lengths, predict
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.optimizer import FitProgress, FitReport, optimize
 from dino_tracker_ros.tracking.sampling import FlowSample, index_by_pair
@@ -217,18 +217,16 @@ def test_flow_contrast_is_the_slow_loops(data: ClipData) -> None:
         for k in range(5):
             source = tokens[int(sample.source[g, k])].view(-1, grid.rows, grid.cols)
             query = slow_sample(source, *sample.points[g, k].tolist(), grid)
-            cosines = torch.cosine_similarity(query[:, None], tokens[g], dim=0) / 0.2
+            alike = torch.cosine_similarity(query[:, None], tokens[g], dim=0) / 0.2
             positive = int((centres - sample.target[g, k]).norm(dim=1).argmin())
-            total -= float(sample.weight[g, k] * cosines.log_softmax(dim=0)[positive])
+            total -= float(sample.weight[g, k] * alike.log_softmax(dim=0)[positive])
     expected = total / float(sample.weight.sum())
-    found = optimizer_module._flow_contrast(
-        tokens, unit_length(tokens, dim=1), sample, grid, settings.loss.temperature
-    )
+    queries = features_at(tokens, grid, sample.source, sample.points)
+    cosine = cosines(queries, tokens, lengths(tokens))
+    found = optimizer_module._flow_contrast(cosine, sample, grid, settings.loss.temperature)
     assert float(found) == pytest.approx(expected, rel=1e-4)
     none = dataclasses.replace(sample, weight=torch.zeros(frames, 5))
-    nothing = optimizer_module._flow_contrast(
-        tokens, unit_length(tokens, dim=1), none, grid, settings.loss.temperature
-    )
+    nothing = optimizer_module._flow_contrast(cosine, none, grid, settings.loss.temperature)
     assert float(nothing) == 0
 
 
@@ -252,8 +250,9 @@ def test_flow_contrast_pushes_a_distractor_far_from_the_disc_away() -> None:
     optimizer = torch.optim.SGD([tokens], lr=1.0)
     for _ in range(20):
         optimizer.zero_grad()
-        units = unit_length(tokens, dim=1)
-        optimizer_module._flow_contrast(tokens, units, sample, grid, 0.1).backward()
+        queries = features_at(tokens, grid, sample.source, sample.points)
+        cosine = cosines(queries, tokens, lengths(tokens))
+        optimizer_module._flow_contrast(cosine, sample, grid, 0.1).backward()
         optimizer.step()
     assert apart() < before - 0.3
     same = torch.cosine_similarity(*tokens.detach()[:, :, true], dim=0)
@@ -285,8 +284,8 @@ def test_the_losses_of_one_iteration_by_hand() -> None:
     for t in range(2):
         for k in range(1, 4):
             units[t, 0, k], units[t, 3 * t + k, k] = 0.6, 0.8
-    lengths = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]])
-    features = (units * lengths[:, None]).view(2, CHANNELS, 2, 2)
+    scale = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]])
+    features = (units * scale[:, None]).view(2, CHANNELS, 2, 2)
     buddies = BestBuddies(
         torch.tensor([[0, 1]]), torch.tensor([[2, 0]]), torch.tensor([0.6]), torch.tensor([0.8])
     )
@@ -329,7 +328,7 @@ def test_the_losses_of_one_iteration_by_hand() -> None:
     tokens = features.flatten(2)
     with torch.no_grad():
         found = predict(
-            tokens, unit_length(tokens, 1), grid, model.head,
+            tokens, lengths(tokens), grid, model.head,
             torch.tensor([[1], [0]]), points[0].flip(0)[:, None],
         )[:, 0]  # fmt: skip
     total = 0.0

@@ -52,7 +52,7 @@ class CostRefiner(nn.Module):
 
 
 class TrackerHead(nn.Module):
-    """Positions from cost maps.
+    """Positions from cosines.
 
     Args:
         settings: disc and refiner.
@@ -63,27 +63,27 @@ class TrackerHead(nn.Module):
         self.radius = settings.radius
         self.refiner = CostRefiner(settings.channels, settings.initialization)
 
-    def forward(self, cost: Tensor, grid: TokenGrid, best: Tensor | None = None) -> Tensor:
+    def forward(self, cosine: Tensor, grid: TokenGrid, best: Tensor | None = None) -> Tensor:
         """The expected position inside a disc around the best match.
 
         Args:
-            cost: [B, rows * cols], cosine of each point with every token, not negative.
+            cosine: [B, rows * cols], of each point with every token; below zero it counts as zero.
             grid: where the tokens lie.
             best: int64 [B], the token that each disc is around; None takes the best match.
 
         Returns:
             [B, 2], (x, y) working px.
         """
-        best = cost.detach().argmax(dim=1) if best is None else best
+        best = cosine.detach().argmax(dim=1) if best is None else best
         rows, columns = best // grid.cols, best % grid.cols
         reach = math.floor(self.radius / grid.spacing) + REACH
-        steps = torch.arange(-reach, reach + 1, device=cost.device)
+        steps = torch.arange(-reach, reach + 1, device=cosine.device)
         y = rows[:, None, None] + steps[None, :, None]
         x = columns[:, None, None] + steps[None, None, :]
         row, column = y.clamp(0, grid.rows - 1), x.clamp(0, grid.cols - 1)
         on_map = (y == row) & (x == column)
         index = row * grid.cols + column
-        window = cost.gather(1, index.flatten(1)).view(index.shape)
+        window = F.relu(cosine.gather(1, index.flatten(1)).view(index.shape))
 
         refined = self.refiner(window[:, None], on_map[:, None])[:, 0]
         disc = (steps.square()[:, None] + steps.square()[None, :]) * grid.spacing**2
@@ -94,19 +94,6 @@ class TrackerHead(nn.Module):
         offset_y = (weight.sum(dim=2) * steps).sum(dim=1)
         nodes = torch.stack([columns + offset_x, rows + offset_y], dim=-1)
         return grid.to_pixels(nodes)
-
-
-def cost_map(points: Tensor, targets: Tensor) -> Tensor:
-    """Cosine of point features with every token, cut off at zero.
-
-    Args:
-        points: [..., B, C], of unit length.
-        targets: [..., C, n], of unit length.
-
-    Returns:
-        [..., B, n].
-    """
-    return F.relu(points @ targets)
 
 
 def _normalized(weight: Tensor) -> Tensor:

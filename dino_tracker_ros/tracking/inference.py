@@ -17,7 +17,7 @@ from dino_tracker_ros.tracking.feature_frames import FeatureFrames
 from dino_tracker_ros.tracking.head import TrackerHead
 from dino_tracker_ros.tracking.hypotheses import RIM, Candidates, follow
 from dino_tracker_ros.tracking.keyframes import Course, Recalled, joined, remember
-from dino_tracker_ros.tracking.matching import predict, sample_tokens, unit_length
+from dino_tracker_ros.tracking.matching import lengths, predict, sample_tokens, unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.noise import with_noise
 from dino_tracker_ros.tracking.persistence import History, history, in_sight
@@ -48,7 +48,7 @@ class RefinedClip:
         images: uint8 [T, 3, H, W].
         frames: which S of the T frames have features.
         tokens: float32 [S, C, rows * cols].
-        units: the same, of unit length.
+        length: of the tokens, [S, 1, rows * cols].
         grid: where the tokens lie.
         head: the fitted head.
         flows: T-1 pairs of flow between frames t and t+1.
@@ -59,7 +59,7 @@ class RefinedClip:
     images: Tensor
     frames: FeatureFrames
     tokens: Tensor
-    units: Tensor
+    length: Tensor
     grid: TokenGrid
     head: TrackerHead
     flows: list[FlowPair]
@@ -135,14 +135,14 @@ def refine_clip(
         for k in range(0, len(pictures), batch)
     ]
     tokens = torch.cat(parts)
-    units = unit_length(tokens, dim=1)
+    length = lengths(tokens)
     maps = None
     if placing is not None:
         maps = (
-            feature_map(units, grid, model.precision),
+            feature_map(tokens / length, grid, model.precision),
             feature_map(placing.flatten(2), placing_grid, model.precision),
         )
-    return RefinedClip(images, frames, tokens, units, grid, model.head, flows, maps)
+    return RefinedClip(images, frames, tokens, length, grid, model.head, flows, maps)
 
 
 @torch.no_grad()
@@ -298,7 +298,7 @@ def _positions(clip: RefinedClip, frames: Tensor, points: Tensor, target: int) -
     """Points [N, 2] of frames [N] found in one target frame, [N, 2]."""
     rows, goal = clip.frames.row[frames], clip.frames.row[target : target + 1]
     return predict(
-        clip.tokens, clip.units, clip.grid, clip.head, rows[None], points[None], goal
+        clip.tokens, clip.length, clip.grid, clip.head, rows[None], points[None], goal
     )[0]
 
 

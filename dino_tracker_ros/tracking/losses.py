@@ -39,18 +39,17 @@ def position_loss(
 
 
 def contrastive_loss(
-    queries: Tensor, targets: Tensor, positives: Tensor, weight: Tensor, temperature: float
+    cosine: Tensor, positives: Tensor, weight: Tensor, temperature: float
 ) -> Tensor:
     """-log softmax of the positive token among all tokens of the target frame, summed.
 
     Args:
-        queries: [G, K, C], of unit length.
-        targets: [G, C, n], of unit length.
+        cosine: [G, K, n], of each query with every token.
         positives: int64 [G, K], token of each query's best buddy.
         weight: [G, K].
         temperature: of the softmax.
     """
-    logits = (queries @ targets) / temperature
+    logits = cosine / temperature
     chosen = logits.gather(2, positives[..., None])[..., 0]
     return ((logits.logsumexp(dim=2) - chosen) * weight).sum()
 
@@ -75,6 +74,7 @@ def norm_prior(length: Tensor, raw_length: Tensor) -> Tensor:
     return (length / raw_length - 1).abs().mean()
 
 
-def angle_prior(units: Tensor, raw_units: Tensor) -> Tensor:
-    """L_angle: mean | cos(refined, raw) - 1 |, of unit features [F, C, n]."""
-    return ((units * raw_units).sum(dim=1) - 1).abs().mean()
+def angle_prior(refined: Tensor, length: Tensor, raw: Tensor, raw_length: Tensor) -> Tensor:
+    """L_angle: mean | cos(refined, raw) - 1 |, of features [F, C, n], lengths [F, 1, n]."""
+    product = (refined * raw).sum(dim=1, keepdim=True)
+    return (product / (length * raw_length) - 1).abs().mean()

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dino_tracker_ros.tracking.constants import constant
-from dino_tracker_ros.tracking.head import TrackerHead, cost_map
+from dino_tracker_ros.tracking.head import TrackerHead
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 
 
@@ -63,15 +63,30 @@ def unit_length(features: Tensor, dim: int) -> Tensor:
 def lengths(features: Tensor) -> Tensor:
     """Of float features [F, C, n], [F, 1, n], never zero.
 
-    For losses that need lengths and unit features both: the gradient of a sum of squares is far
-    cheaper than that of a norm.
+    The gradient of a sum of squares is far cheaper than that of a norm.
     """
     return features.square().sum(dim=1, keepdim=True).clamp(min=1e-16).sqrt()
 
 
+def features_at(tokens: Tensor, grid: TokenGrid, frames: Tensor, points: Tensor) -> Tensor:
+    """Unit features [G, K, C] at points [G, K, 2] px of frames int64 [G, K]; see `predict`."""
+    found = sample_tokens(tokens, frames.reshape(-1), points.reshape(-1, 2), grid)
+    return unit_length(found, dim=1).view(*frames.shape, -1)
+
+
+def cosines(queries: Tensor, tokens: Tensor, length: Tensor) -> Tensor:
+    """Of unit features [G, K, C] with every token of a frame, [G, K, n].
+
+    Args:
+        tokens: [G, C, n].
+        length: of the tokens, [G, 1, n]: products are divided, not all tokens.
+    """
+    return (queries @ tokens) / length
+
+
 def predict(
     tokens: Tensor,
-    units: Tensor,
+    length: Tensor,
     grid: TokenGrid,
     head: TrackerHead,
     source_frames: Tensor,
@@ -82,9 +97,9 @@ def predict(
 
     Args:
         tokens: refined features [F, C, n].
-        units: the same, of unit length along C.
+        length: of the tokens, [F, 1, n].
         grid: where the tokens lie.
-        head: turns cost maps into positions.
+        head: turns cosines into positions.
         source_frames: int64 [G, K].
         points: [G, K, 2], (x, y) working px.
         target_frames: int64 [G]; None means group g goes to frame g.
@@ -92,8 +107,12 @@ def predict(
     Returns:
         [G, K, 2], (x, y) working px.
     """
-    groups, count = source_frames.shape
-    found = sample_tokens(tokens, source_frames.reshape(-1), points.reshape(-1, 2), grid)
-    queries = unit_length(found, dim=1).view(groups, count, -1)
-    targets = units if target_frames is None else units[target_frames]
-    return head(cost_map(queries, targets).flatten(0, 1), grid).view(groups, count, 2)
+    queries = features_at(tokens, grid, source_frames, points)
+    if target_frames is not None:
+        tokens, length = tokens[target_frames], length[target_frames]
+    return positions(cosines(queries, tokens, length), grid, head)
+
+
+def positions(cosine: Tensor, grid: TokenGrid, head: TrackerHead) -> Tensor:
+    """Where the head finds points by their cosines [G, K, n] with a frame's tokens, [G, K, 2]."""
+    return head(cosine.flatten(0, 1), grid).view(*cosine.shape[:2], 2)

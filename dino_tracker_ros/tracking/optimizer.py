@@ -22,7 +22,14 @@ from torch.utils import deterministic
 from dino_tracker_ros.tracking import losses
 from dino_tracker_ros.tracking.clip_data import ClipData
 from dino_tracker_ros.tracking.errors import OptimizationError
-from dino_tracker_ros.tracking.matching import lengths, predict, sample_tokens, unit_length
+from dino_tracker_ros.tracking.matching import (
+    cosines,
+    features_at,
+    lengths,
+    positions,
+    predict,
+    unit_length,
+)
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.recording import Recording, own_stream
 from dino_tracker_ros.tracking.sampling import (
@@ -211,7 +218,6 @@ def _losses(
     raw = data.features[frames]
     tokens = model.refine(data.pictures[frames], raw, grid)
     length = lengths(tokens)
-    units = tokens / length
     terms: dict[str, Tensor] = {}
 
     if max(weights.flow, weights.flow_contrast) > 0 and len(data.trajectories.start):
@@ -223,17 +229,21 @@ def _losses(
             settings.foreground.flow_share,
             generator,
         )
+        queries = features_at(tokens, grid, sample.source, sample.points)
+        cosine = cosines(queries, tokens, length)
         if weights.flow > 0:
-            predicted = predict(tokens, units, grid, model.head, sample.source, sample.points)
             terms["flow"] = weights.flow * losses.position_loss(
-                predicted, sample.target, sample.weight, size, weights.huber
+                positions(cosine, grid, model.head),
+                sample.target,
+                sample.weight,
+                size,
+                weights.huber,
             )
         if weights.flow_contrast > 0:
             terms["flow_contrast"] = weights.flow_contrast * _flow_contrast(
-                tokens, units, sample, grid, weights.temperature
+                cosine, sample, grid, weights.temperature
             )
 
-    sources, targets = units[0::2], units[1::2]
     if weights.dino_best_buddies > 0:
         index, weight = sample_buddies(
             table, chosen, options.pair_points, settings.foreground.best_buddy_share, generator
@@ -245,7 +255,7 @@ def _losses(
                 * losses.ambiguity_weight(buddies.ambiguity[index])
                 * losses.similarity_weight(buddies.cosine[index])
             )
-            both = _both_ways(sources, targets, buddies.tokens[index], weight, weights.temperature)
+            both = _both_ways(tokens, length, buddies.tokens[index], weight, weights.temperature)
             terms["dino_best_buddies"] = (
                 weights.dino_best_buddies * 0.5 * both / losses.DINO_DIVISOR
             )
@@ -253,16 +263,16 @@ def _losses(
     if self_supervised and weights.refined_best_buddies > 0:
         with torch.no_grad():
             tokens_of, weight = _refined_buddies(
-                sources, targets, data.foreground[frames[0::2]], settings, generator
+                tokens / length, data.foreground[frames[0::2]], settings, generator
             )
-        both = _both_ways(sources, targets, tokens_of, weight, weights.temperature)
+        both = _both_ways(tokens, length, tokens_of, weight, weights.temperature)
         terms["refined_best_buddies"] = (
             weights.refined_best_buddies * 0.5 * both / losses.REFINED_DIVISOR
         )
 
     if self_supervised and weights.cycle > 0:
         terms["cycle"] = weights.cycle * _cycle(
-            model, data, frames, tokens, units, settings, generator
+            model, data, frames, tokens, length, settings, generator
         )
 
     if max(weights.norm, weights.angle) > 0:
@@ -271,46 +281,51 @@ def _losses(
         if weights.norm > 0:
             terms["norm"] = weights.norm * losses.norm_prior(length, raw_length)
         if weights.angle > 0:
-            terms["angle"] = weights.angle * losses.angle_prior(units, raw / raw_length)
+            terms["angle"] = weights.angle * losses.angle_prior(tokens, length, raw, raw_length)
     return terms
 
 
 def _flow_contrast(
-    tokens: Tensor,
-    units: Tensor,
-    sample: FlowSample,
-    grid: TokenGrid,
-    temperature: float,
+    cosine: Tensor, sample: FlowSample, grid: TokenGrid, temperature: float
 ) -> Tensor:
     """The token that flow leads to against all other tokens of its frame."""
-    groups, count = sample.source.shape
-    found = sample_tokens(tokens, sample.source.reshape(-1), sample.points.reshape(-1, 2), grid)
-    queries = unit_length(found, dim=1).view(groups, count, -1)
     positive = grid.nearest(sample.target)
-    total = losses.contrastive_loss(queries, units, positive, sample.weight, temperature)
+    total = losses.contrastive_loss(cosine, positive, sample.weight, temperature)
     return total / sample.weight.sum().clamp(min=1e-8)
 
 
 def _both_ways(
-    sources: Tensor, targets: Tensor, tokens: Tensor, weight: Tensor, temperature: float
+    tokens: Tensor, length: Tensor, buddies: Tensor, weight: Tensor, temperature: float
 ) -> Tensor:
-    """The contrastive loss from source to target and back; tokens int64 [P, K, 2]."""
-    channels = sources.shape[1]
-    first = sources.gather(2, tokens[:, None, :, 0].expand(-1, channels, -1)).transpose(1, 2)
-    second = targets.gather(2, tokens[:, None, :, 1].expand(-1, channels, -1)).transpose(1, 2)
-    there = losses.contrastive_loss(first, targets, tokens[..., 1], weight, temperature)
-    back = losses.contrastive_loss(second, sources, tokens[..., 0], weight, temperature)
+    """The contrastive loss of best buddies int64 [P, K, 2] in frames 2p and 2p + 1, there and
+    back."""
+    there, back = (
+        losses.contrastive_loss(
+            cosines(_columns(tokens[s::2], buddies[..., s]), tokens[t::2], length[t::2]),
+            buddies[..., t],
+            weight,
+            temperature,
+        )
+        for s, t in ((0, 1), (1, 0))
+    )
     return there + back
 
 
+def _columns(tokens: Tensor, index: Tensor) -> Tensor:
+    """Unit features [P, K, C] of some tokens, int64 [P, K], of [P, C, n]."""
+    wide = index[:, None].expand(-1, tokens.shape[1], -1)
+    return unit_length(tokens.gather(2, wide), dim=1).transpose(1, 2)
+
+
 def _refined_buddies(
-    sources: Tensor,
-    targets: Tensor,
+    units: Tensor,
     foreground: Tensor,
     settings: Settings,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Mutual nearest neighbours of the refined features: tokens [P, K, 2], weights [P, K]."""
+    """Mutual nearest neighbours of refined features of unit length in frames 2p and 2p + 1: tokens
+    [P, K, 2], weights [P, K]."""
+    sources, targets = units[0::2], units[1::2]
     similarity = sources.transpose(1, 2) @ targets
     best = similarity.max(dim=2)
     partner = best.indices
@@ -333,7 +348,7 @@ def _cycle(
     data: ClipData,
     frames: Tensor,
     tokens: Tensor,
-    units: Tensor,
+    length: Tensor,
     settings: Settings,
     generator: torch.Generator,
 ) -> Tensor:
@@ -351,8 +366,8 @@ def _cycle(
     there = here ^ 1  # the other frame of the pair
     rows = here[:, None].expand(points.shape[:2])
     with torch.no_grad():
-        reached = predict(tokens, units, grid, model.head, rows, points, there)
-    returned = predict(tokens, units, grid, model.head, rows ^ 1, reached)
+        reached = predict(tokens, length, grid, model.head, rows, points, there)
+    returned = predict(tokens, length, grid, model.head, rows ^ 1, reached)
     error = (returned.detach() - points).norm(dim=-1)
     weight = losses.cycle_weight(error, weights.cycle_error, weights.cycle_decay)
     size = (grid.height, grid.width)

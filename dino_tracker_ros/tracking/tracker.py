@@ -206,11 +206,11 @@ class DinoTracker:
         if sum(frame.features is not None for frame in self._frames) < 2:
             self._look_at(range(len(self._keyframes), len(self._held())))
         with self._stopwatch.stage("flow"):
-            self._flows()  # which may still be under way
+            flows = self._flows()  # which may still be under way
         data = clip_data(
             self._frames,
             self._observer.grid(self._working_size()),
-            self._flows(),
+            flows,
             self._observer.flow_both_ways,
             max(1, iterations) * pairs_at_once(self.settings),
             self.settings,
