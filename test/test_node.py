@@ -570,9 +570,13 @@ def test_depth_is_synchronised_and_told_where_it_is_missing(start: Start, peer: 
 
 
 @pytest.mark.weights
-def test_the_real_tracker_over_dds(start: Start, peer: Peer, weights_cache: Any) -> None:
+def test_the_real_tracker_over_dds(
+    start: Start, peer: Peer, weights_cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A textured scene that moves by whole pixels: the true tracks are known."""
-    start(
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "true")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    node = start(
         REAL,
         clip__longest_side=112,
         clip__length=4,
@@ -591,6 +595,8 @@ def test_the_real_tracker_over_dds(start: Start, peer: Peer, weights_cache: Any)
         camera.publish(image_message(picture, stamp_of(number), "camera"))
     peer.wait_for_clips(2)
     peer.wait_for(clips=2, frames_processed=6, errors=0)
+    # Beside others its threads do not spin.
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in node.said()
     message = peer.tracks[0]
     assert len(message.tracks) == 6
     for track in message.tracks:

@@ -347,6 +347,9 @@ def main(
     args: list[str] | None = None, load: Callable[[Settings], PointTracker] = load_tracker
 ) -> None:
     """Runs the node until SIGINT, SIGTERM or its context's shutdown."""
+    # PyTorch's threads wait asleep, not spinning, for each other: a robot's cores are busy. Read
+    # when PyTorch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     rclpy.init(args=args)
     node = TrackerNode(load)
     try:
