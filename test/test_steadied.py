@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from dino_tracker_ros.tracking.direct_motion import direct_motion, levels_of
-from dino_tracker_ros.tracking.steadied import SMALLEST, steadied
+from dino_tracker_ros.tracking.steadied import SMALLEST, half_gray, steadied
+from dino_tracker_ros.tracking.trajectories import FlowPair
 
 HEIGHT, WIDTH = 192, 256
 POSTERS = ((20, 20), (200, 30), (30, 150), (210, 150))
@@ -71,6 +72,11 @@ def _true_where_seen(
     return flow
 
 
+def _steadied(first: torch.Tensor, second: torch.Tensor, flow: FlowPair) -> FlowPair:
+    here, there = (half_gray(image.permute(1, 2, 0).numpy()) for image in (first, second))
+    return steadied(here, there, flow)
+
+
 def _on_wall() -> NDArray[np.bool_]:
     """bool [H, W], well away from everything else."""
     free = np.ones((HEIGHT, WIDTH), bool)
@@ -99,7 +105,7 @@ def test_no_edges_tell_no_motion() -> None:
 def test_a_plain_wall_goes_along_with_its_posters(noise: float) -> None:
     wall, thing = (2.0, -1.0), (-4.0, 3.0)
     flow = tuple(_true_where_seen(wall, thing, seed, sign) for seed, sign in ((1, 1), (2, -1)))
-    there, back = steadied(
+    there, back = _steadied(
         _room((0, 0), (0, 0), noise), _room(wall, thing, noise), (flow[0], flow[1])
     )
     free = torch.from_numpy(_on_wall())
@@ -114,7 +120,9 @@ def test_a_plain_wall_goes_along_with_its_posters(noise: float) -> None:
 def test_what_is_seen_to_move_keeps_its_flow(noise: float) -> None:
     wall, thing = (0.0, 0.0), (-4.0, 3.0)
     flow = tuple(_true_where_seen(wall, thing, seed, sign) for seed, sign in ((1, 1), (2, -1)))
-    there, _ = steadied(_room((0, 0), (0, 0), noise), _room(wall, thing, noise), (flow[0], flow[1]))
+    there, _ = _steadied(
+        _room((0, 0), (0, 0), noise), _room(wall, thing, noise), (flow[0], flow[1])
+    )
     x, y = THING
     inner = there[:, y + 4 : y + SIDE - 4, x + 4 : x + SIDE - 4]
     kept = (inner - torch.tensor(thing).view(2, 1, 1)).norm(dim=0) < 0.1
@@ -135,7 +143,7 @@ def test_without_a_dominant_motion_flow_is_as_it_was() -> None:
         for each in (first, second)
     ]
     flow = _wild(3), _wild(4)
-    there, back = steadied(images[0], images[1], flow)
+    there, back = _steadied(images[0], images[1], flow)
     assert torch.equal(there, flow[0])
     assert torch.equal(back, flow[1])
 
@@ -145,7 +153,7 @@ def test_pictures_that_tell_nothing_leave_flow_alone(image: str) -> None:
     side = SMALLEST - 1 if image == "small" else SMALLEST
     plain = torch.full((3, side, side), 77, dtype=torch.uint8)
     flow = torch.randn(2, side, side), torch.randn(2, side, side)
-    there, back = steadied(plain, plain, flow)
+    there, back = _steadied(plain, plain, flow)
     assert torch.equal(there, flow[0])
     assert torch.equal(back, flow[1])
 
@@ -153,9 +161,9 @@ def test_pictures_that_tell_nothing_leave_flow_alone(image: str) -> None:
 def test_it_is_the_same_each_time_and_brightness_is_nothing() -> None:
     first, second = _room((0, 0), (0, 0), 1.0), _room((2, -1), (-4, 3), 1.0)
     flow = _constant(0, 0), _constant(0, 0)
-    once, again = (steadied(first, second, flow) for _ in range(2))
+    once, again = (_steadied(first, second, flow) for _ in range(2))
     assert torch.equal(once[0], again[0])
     brighter = (second.int() + 12).clamp(max=255).to(torch.uint8)
-    lit, _ = steadied(first, brighter, flow)
+    lit, _ = _steadied(first, brighter, flow)
     free = torch.from_numpy(_on_wall())
     assert (lit - once[0]).norm(dim=0)[free].median() < 0.2

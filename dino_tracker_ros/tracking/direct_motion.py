@@ -125,10 +125,13 @@ def _edges(picture: Picture, noise: float, cell: int, quota: int) -> _Edges:
     across, down = slopes(picture)
     y, x = np.nonzero((across**2 + down**2)[2:-2, 2:-2] > EDGE + 4 * noise)
     y, x = y + 2, x + 2
-    part = (y // cell) * (picture.shape[1] // cell + 1) + x // cell
-    order = np.lexsort((np.random.default_rng(0).random(len(part)), part))
-    part = part[order]
-    begins = np.searchsorted(part, part)  # of each one's cell
+    across_cells, down_cells = (side // cell + 1 for side in picture.shape[::-1])
+    cells = across_cells * down_cells
+    part = ((y // cell) * across_cells + x // cell).astype(np.min_scalar_type(cells))
+    order = np.random.default_rng(0).permutation(len(part))
+    order = order[np.argsort(part[order], kind="stable")]  # of short numbers: by radix
+    count = np.bincount(part, minlength=cells)
+    begins = (count.cumsum() - count)[part[order]]  # of each one's cell
     chosen = order[np.arange(len(part)) - begins < quota]
     x, y = x[chosen], y[chosen]
     return _Edges(x.astype(np.float32), y.astype(np.float32), picture[y, x])

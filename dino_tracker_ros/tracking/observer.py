@@ -13,12 +13,13 @@ from torch import Tensor
 
 from dino_tracker_ros.tracking.backbone import Backbone
 from dino_tracker_ros.tracking.clip import Frame, WorkingSize
+from dino_tracker_ros.tracking.direct_motion import Picture
 from dino_tracker_ros.tracking.dis import Dis
 from dino_tracker_ros.tracking.flow import FlowEstimator
 from dino_tracker_ros.tracking.matching import unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.settings import Settings
-from dino_tracker_ros.tracking.steadied import steadied
+from dino_tracker_ros.tracking.steadied import half_gray, steadied
 from dino_tracker_ros.tracking.stopwatch import Stopwatch
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair
@@ -52,6 +53,7 @@ class Observed:
         picture: what Delta-DINO sees of it.
         features: None where the backbone has not looked yet.
         encoded: what the flow estimator needs.
+        gray: what tells plain places, see `steadied.half_gray`; None where nobody asks.
         mask: bool [rows * cols], the user's foreground; None where there is none.
         flow_from_previous: and back; None of a clip's first frame.
     """
@@ -62,6 +64,7 @@ class Observed:
     picture: Tensor
     features: Features | None
     encoded: Any
+    gray: Picture | None
     mask: Tensor | None
     flow_from_previous: Future[FlowPair] | None
 
@@ -108,15 +111,16 @@ class Observer:
             model: whose picture of it is kept.
             looked_at: whether the backbone looks now; see `look`.
         """
-        resized = np.ascontiguousarray(size.resize(frame.image).transpose(2, 0, 1))
-        image = torch.from_numpy(resized).to(self._device)
+        resized = size.resize(frame.image)
+        image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).to(self._device)
         with self._stopwatch.stage("features"):
             large = self._large(frame, size)
             features = self._features(image, large) if looked_at else None
             picture = model.pictures(image[None])[0]
         with self._stopwatch.stage("flow"):
             (encoded,) = self._flow.encode(image[None])
-            flow = None if before is None else self._started_flow(before, encoded, image)
+            gray = half_gray(resized) if self._settings.flow.steadied else None
+            flow = None if before is None else self._started_flow(before, encoded, gray)
         return Observed(
             stamp=frame.stamp,
             image=image,
@@ -124,6 +128,7 @@ class Observer:
             picture=picture,
             features=features,
             encoded=encoded,
+            gray=gray,
             mask=self._token_mask(frame, size),
             flow_from_previous=flow,
         )
@@ -171,10 +176,14 @@ class Observer:
         y = centres[..., 1].clamp(0, size.height - 1)
         return mask[y, x].flatten().to(self._device)
 
-    def _started_flow(self, before: Observed, encoded: Any, image: Tensor) -> Future[FlowPair]:
+    def _started_flow(
+        self, before: Observed, encoded: Any, gray: Picture | None
+    ) -> Future[FlowPair]:
         def compute() -> FlowPair:
             flow = self._both_ways(before.encoded, encoded)
-            return steadied(before.image, image, flow) if self._settings.flow.steadied else flow
+            if before.gray is None or gray is None:
+                return flow
+            return steadied(before.gray, gray, flow)
 
         if self._threads is not None:
             return self._threads.submit(compute)

@@ -175,7 +175,7 @@ class DinoTracker:
             raise ClipError(f"cannot forget {frames} frames: the clip holds {len(self._frames)}")
         gone = {frame.stamp: frame for frame in (*self._keyframes, *self._frames[:frames])}
         self._keyframes = [
-            replace(gone[stamp], encoded=None, flow_from_previous=None)
+            replace(gone[stamp], encoded=None, gray=None, flow_from_previous=None)
             for stamp in sorted(gone.keys() & set(keep))
         ]
         del self._frames[:frames]
