@@ -49,6 +49,7 @@ QUEUE = 10  # messages kept of everything but images
 PICTURE_QUEUE = 2  # of what is only looked at
 QUERY_QUEUE = 1000  # a message for each frame of a long clip may come at once
 WORKER_PATIENCE = 4.0  # seconds; ros2 launch loses its own after five
+SPINS = "10000"  # that PyTorch's threads wait for each other before they sleep: others need cores
 NOT_CONFIGURED = "the node is not configured"
 
 
@@ -347,9 +348,8 @@ def main(
     args: list[str] | None = None, load: Callable[[Settings], PointTracker] = load_tracker
 ) -> None:
     """Runs the node until SIGINT, SIGTERM or its context's shutdown."""
-    # PyTorch's threads wait asleep, not spinning, for each other: a robot's cores are busy. Read
-    # when PyTorch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when PyTorch is imported
     rclpy.init(args=args)
     node = TrackerNode(load)
     try:
