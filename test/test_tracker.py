@@ -273,16 +273,17 @@ def test_a_clip_slides_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.linalg.norm(tracks.points[0] - truth, axis=-1).max() < 5.5
 
 
-def looked_at(tracker: DinoTracker) -> list[int]:
+def looked_at(monkeypatch: pytest.MonkeyPatch, tracker: DinoTracker) -> list[int]:
     """The numbers of the pictures that the backbone has been shown from now on."""
     seen: list[int] = []
-    features = tracker._observer._backbone.features
+    backbone = tracker._observer._backbone
+    features = backbone.features
 
     def noted(images: torch.Tensor, **options: Any) -> tuple[torch.Tensor, ...]:
         seen.append(int(images[0, 0, 0, 0]))
         return features(images, **options)
 
-    tracker._observer._backbone.features = noted  # type: ignore[method-assign]
+    monkeypatch.setattr(backbone, "features", noted)
     return seen
 
 
@@ -298,7 +299,7 @@ def test_the_backbone_may_look_at_every_other_frame(
     motion = [[3.0 * t, 0.0] for t in range(9)]
     size = None if scale == 1 else (HEIGHT, WIDTH)
     tracker = known_tracker(monkeypatch, motion, settings, size=size)
-    seen = looked_at(tracker)
+    seen = looked_at(monkeypatch, tracker)
     for frame in frames_of(7, HEIGHT, WIDTH):
         tracker.observe(frame)
     assert sorted(set(seen)) == [0, 2, 4, 6]
@@ -326,7 +327,7 @@ def test_what_asks_features_of_every_frame_gets_them(
     monkeypatch: pytest.MonkeyPatch, asks: dict[str, object]
 ) -> None:
     tracker = known_tracker(monkeypatch, STILL, quick(backbone__every=2, **asks))
-    seen = looked_at(tracker)
+    seen = looked_at(monkeypatch, tracker)
     assert filled(tracker).track(QUERIES).points.shape == (3, 4, 2)
     assert sorted(set(seen)) == [0, 1, 2, 3]
 
@@ -335,7 +336,7 @@ def test_anchors_have_features_of_frames_that_were_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tracker = filled(known_tracker(monkeypatch, STILL, quick(backbone__every=2)))
-    seen = looked_at(tracker)
+    seen = looked_at(monkeypatch, tracker)
     tracker.settings = quick(backbone__every=2, inference__occlusion="anchors")
     tracker.track(QUERIES[:1])
     assert sorted(set(seen)) == [1, 3]
@@ -345,7 +346,7 @@ def test_a_fit_learns_from_two_frames_that_have_features_at_least(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tracker = filled(known_tracker(monkeypatch, STILL, quick(backbone__every=4)), 3)
-    seen = looked_at(tracker)
+    seen = looked_at(monkeypatch, tracker)
     learnt_from: list[ClipData] = []
     optimize = tracker_module.optimize
 
