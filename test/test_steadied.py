@@ -74,7 +74,7 @@ def _true_where_seen(
 
 def _steadied(first: torch.Tensor, second: torch.Tensor, flow: FlowPair) -> FlowPair:
     here, there = (half_gray(image.permute(1, 2, 0).numpy()) for image in (first, second))
-    return steadied(here, there, flow)
+    return steadied(here, there, flow).flow
 
 
 def _on_wall() -> NDArray[np.bool_]:

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+Mask = NDArray[np.bool_]
+"""[h, w]."""
 Picture = NDArray[np.float32]
 """Gray values 0..255, [h, w]."""
 Homography = NDArray[np.float64]
@@ -77,6 +79,7 @@ def direct_motion(
     second: Sequence[Picture],
     starts: Sequence[Homography],
     noise: float,
+    within: Mask | None = None,
 ) -> Homography | None:
     """The homography from one picture to another that aligns most of their edges.
 
@@ -84,13 +87,17 @@ def direct_motion(
         first, second: the pictures, see `levels_of`.
         starts: guesses, px of the finest level.
         noise: variance of the difference of the two pictures where they show the same.
+        within: where in the first picture edges are taken from; None takes them from everywhere.
 
     Returns:
         px of the finest level; None where there are too few edges.
     """
     coarsest = len(first) - 1
     quiet = [noise / 4**k for k in range(len(first))]
-    edges = [_edges(level, quiet[k], CELL >> k, QUOTA >> k) for k, level in enumerate(first)]
+    edges = [
+        _edges(level, quiet[k], CELL >> k, QUOTA >> k, _shrunk(within, level.shape))
+        for k, level in enumerate(first)
+    ]
 
     def refined(start: Homography, level: int, misses: Sequence[float]) -> _Aligned | None:
         scaled = of_scale(start, 0.5**level)
@@ -120,10 +127,21 @@ def of_scale(motion: Homography, scale: float) -> Homography:
     return wide @ motion @ np.linalg.inv(wide)
 
 
-def _edges(picture: Picture, noise: float, cell: int, quota: int) -> _Edges:
+def _shrunk(mask: Mask | None, shape: tuple[int, ...]) -> Mask | None:
+    """The mask of a coarser picture [h, w]: each of its pixels in which there is some of it."""
+    if mask is None or mask.shape == shape:
+        return mask
+    share = cv2.resize(mask.astype(np.float32), shape[::-1], interpolation=cv2.INTER_AREA)
+    return share > 0
+
+
+def _edges(picture: Picture, noise: float, cell: int, quota: int, within: Mask | None) -> _Edges:
     """At most `quota` edges of every cell, drawn by chance, the same for the same picture."""
     across, down = slopes(picture)
-    y, x = np.nonzero((across**2 + down**2)[2:-2, 2:-2] > EDGE + 4 * noise)
+    steep = across**2 + down**2 > EDGE + 4 * noise
+    if within is not None:
+        steep &= within
+    y, x = np.nonzero(steep[2:-2, 2:-2])
     y, x = y + 2, x + 2
     across_cells, down_cells = (side // cell + 1 for side in picture.shape[::-1])
     cells = across_cells * down_cells

@@ -19,7 +19,7 @@ from dino_tracker_ros.tracking.flow import FlowEstimator
 from dino_tracker_ros.tracking.matching import unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.settings import Settings
-from dino_tracker_ros.tracking.steadied import half_gray, steadied
+from dino_tracker_ros.tracking.steadied import Steadied, half_gray, steadied
 from dino_tracker_ros.tracking.stopwatch import Stopwatch
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair
@@ -55,7 +55,8 @@ class Observed:
         encoded: what the flow estimator needs.
         gray: what tells plain places, see `steadied.half_gray`; None where nobody asks.
         mask: bool [rows * cols], the user's foreground; None where there is none.
-        flow_from_previous: and back; None of a clip's first frame.
+        flow_from_previous: and back, and what goes along with most of it; None of a clip's first
+            frame.
     """
 
     stamp: int
@@ -66,7 +67,7 @@ class Observed:
     encoded: Any
     gray: Picture | None
     mask: Tensor | None
-    flow_from_previous: Future[FlowPair] | None
+    flow_from_previous: Future[Steadied] | None
 
 
 class Observer:
@@ -178,16 +179,19 @@ class Observer:
 
     def _started_flow(
         self, before: Observed, encoded: Any, gray: Picture | None
-    ) -> Future[FlowPair]:
-        def compute() -> FlowPair:
+    ) -> Future[Steadied]:
+        def compute() -> Steadied:
             flow = self._both_ways(before.encoded, encoded)
             if before.gray is None or gray is None:
-                return flow
-            return steadied(before.gray, gray, flow)
+                return Steadied(flow, None)
+            # Threads begin with the oldest frame, so that none waits for one not begun.
+            earlier = before.flow_from_previous
+            layer = None if earlier is None else earlier.result().layer
+            return steadied(before.gray, gray, flow, layer)
 
         if self._threads is not None:
             return self._threads.submit(compute)
-        done: Future[FlowPair] = Future()
+        done: Future[Steadied] = Future()
         done.set_result(compute())
         return done
 

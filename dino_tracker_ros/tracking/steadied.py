@@ -2,10 +2,15 @@
 
 Where nothing is to be seen any flow explains the pictures. What an estimator fills in there is
 noise, or goes along with whatever passes by. So flow gives way to the dominant motion where that
-explains the pictures as well, and where they are too faint to tell the two apart.
+explains the pictures as well, and where they are too faint to tell the two apart. Once found, a
+dominant motion is that of the same layer from frame to frame (Irani, Rousso and Peleg 1994), also
+while things pass that hide the most of it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -16,6 +21,7 @@ from torch import Tensor
 from dino_tracker_ros.tracking.direct_motion import (
     EDGE,
     Homography,
+    Mask,
     Picture,
     direct_motion,
     levels_of,
@@ -65,7 +71,61 @@ def half_gray(image: NDArray[np.uint8]) -> Picture:
     return cv2.pyrDown(gray.astype(np.float32))  # type: ignore[return-value]
 
 
-def steadied(here: Picture, there: Picture, flow: FlowPair) -> FlowPair:
+@dataclass(frozen=True)
+class Layer:
+    """What goes along with the dominant motion.
+
+    Attributes:
+        motion: from the frame before, half-size px.
+        edges: bool [h, w], where it has edges, and right beside, in the later frame.
+    """
+
+    motion: Homography
+    edges: Mask
+
+
+@dataclass(frozen=True)
+class Steadied:
+    """Flow between two frames, there and back, and the layer that most of them is of; None where
+    there is none, or nobody asked."""
+
+    flow: FlowPair
+    layer: Layer | None
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two frames, finest level first, and by how much they differ along flow.
+
+    Attributes:
+        missed: [h, w], squared differences.
+        noise: the least of them.
+    """
+
+    here: Sequence[Picture]
+    there: Sequence[Picture]
+    missed: Picture
+    noise: float
+
+
+@dataclass(frozen=True)
+class _Dominant:
+    """A motion that most of a picture goes along with.
+
+    Attributes:
+        more: [h, w], how much more than flow it misses, squared differences.
+        along: bool [h, w], the edges that go along.
+    """
+
+    motion: Homography
+    led: Picture
+    more: Picture
+    along: Mask
+
+
+def steadied(
+    here: Picture, there: Picture, flow: FlowPair, before: Layer | None = None
+) -> Steadied:
     """Flow between two frames, there and back, with the dominant motion where pictures tell
     nothing; as it is where most of them has no common motion.
 
@@ -73,9 +133,10 @@ def steadied(here: Picture, there: Picture, flow: FlowPair) -> FlowPair:
         here, there: half-size pictures of them, see `half_gray`: they show what matters, in a
             quarter of the time and with less noise.
         flow: between them, px.
+        before: what went along as far as `here`; None where that is not known.
     """
     if min(flow[0].shape[1:]) < SMALLEST:
-        return flow
+        return Steadied(flow, None)
     ahead, back = (_halved(each) for each in flow)
     change = _change(here, there, ahead)
     seen = change[np.isfinite(change)]
@@ -83,40 +144,49 @@ def steadied(here: Picture, there: Picture, flow: FlowPair) -> FlowPair:
     there = there - brighter
     missed = _squared(change - brighter)
     noise = max(ROUNDED, float(np.percentile(_mean(missed), QUIET)))
+    pair = _Pair(levels_of(here), levels_of(there), missed, noise)
     guess = _guess(ahead)
     starts = [np.eye(3)] if guess is None else [np.eye(3), guess]
-    motion = direct_motion(levels_of(here), levels_of(there), starts, noise)
-    if motion is None or np.linalg.det(motion) <= 0:
-        return flow
-    led = _flow_of(motion, here.shape)
-    more = _squared(_change(here, there, led)) - missed
-    if not _is_dominant(here, more, noise):
-        return flow
-    inverse = np.linalg.inv(motion).astype(np.float64)
+    found = None
+    if before is not None:
+        found = _dominant(pair, [before.motion, *starts], before.edges)
+    if found is None:
+        found = _dominant(pair, starts, None)
+    if found is None:
+        return Steadied(flow, None)
+    inverse = np.linalg.inv(found.motion).astype(np.float64)
     led_back = _flow_of(inverse, here.shape)
     missed_back, missed_led = (_squared(_change(there, here, each)) for each in (back, led_back))
-    return (
-        _given_way(flow[0], _undecided(here, ahead - led, more, noise), motion),
+    decided = (
+        _given_way(flow[0], _undecided(here, ahead - found.led, found.more, noise), found.motion),
         _given_way(
             flow[1], _undecided(there, back - led_back, missed_led - missed_back, noise), inverse
         ),
     )
+    edges = cv2.dilate(found.along.astype(np.uint8), np.ones((3, 3), np.uint8))
+    size = here.shape[::-1]
+    later = cv2.warpPerspective(edges, found.motion, size, flags=cv2.INTER_NEAREST) > 0
+    return Steadied(decided, Layer(found.motion, later))
 
 
-def _is_dominant(here: Picture, more: Picture, noise: float) -> bool:
-    """Whether most parts of the picture go along with a motion.
-
-    Args:
-        more: [h, w], how much more than flow the motion misses, squared differences.
-        noise: the least of them along flow.
-    """
+def _dominant(pair: _Pair, starts: Sequence[Homography], within: Mask | None) -> _Dominant | None:
+    """The motion that most parts of the picture, or of what is within the mask, go along with."""
+    here, there = pair.here[0], pair.there[0]
+    motion = direct_motion(pair.here, pair.there, starts, pair.noise, within)
+    if motion is None or np.linalg.det(motion) <= 0:
+        return None
+    led = _flow_of(motion, here.shape)
+    more = _squared(_change(here, there, led)) - pair.missed
     across, down = slopes(here)
     steep = across**2 + down**2
-    edges = steep > EDGE + 4 * noise
-    along = edges & (_mean(more) < AS_WELL * noise + SLACK**2 * _mean(steep))
-    seen = _by_cell(edges)
+    edges = steep > EDGE + 4 * pair.noise
+    along = edges & (_mean(more) < AS_WELL * pair.noise + SLACK**2 * _mean(steep))
+    asked = edges if within is None else edges & within
+    seen = _by_cell(asked)
     told = seen >= EDGES
-    return bool(told.any() and (_by_cell(along) > MOSTLY * seen)[told].mean() >= MOST)
+    if not told.any() or (_by_cell(along & asked) > MOSTLY * seen)[told].mean() < MOST:
+        return None
+    return _Dominant(motion, led, more, along)
 
 
 def _guess(flow: Picture) -> Homography | None:
@@ -127,7 +197,7 @@ def _guess(flow: Picture) -> Homography | None:
     return None if found is None else found.astype(np.float64)
 
 
-def _undecided(here: Picture, apart: Picture, more: Picture, noise: float) -> NDArray[np.bool_]:
+def _undecided(here: Picture, apart: Picture, more: Picture, noise: float) -> Mask:
     """bool [h, w]: where pictures do not tell flow from a motion.
 
     A pixel is, if it lies in any square that is: an outline beside it speaks for what is behind it.
@@ -144,9 +214,7 @@ def _undecided(here: Picture, apart: Picture, more: Picture, noise: float) -> ND
     return (around > 0) & (cv2.blur(more, (3, 3)) < PIXEL * AS_WELL * noise)
 
 
-def _given_way(
-    flow: Tensor, undecided: NDArray[np.bool_], motion: Homography
-) -> Tensor:
+def _given_way(flow: Tensor, undecided: Mask, motion: Homography) -> Tensor:
     """Flow [2, H, W] with the motion where a half-size picture leaves it open, bool [h, w]."""
     height, width = flow.shape[1:]
     mask = cv2.resize(undecided.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
@@ -189,7 +257,7 @@ def _mean(values: Picture) -> Picture:
     return cv2.blur(values, (WINDOW, WINDOW))  # type: ignore[return-value]
 
 
-def _by_cell(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _by_cell(mask: Mask) -> NDArray[np.int64]:
     """How many of each cell."""
     height, width = (-(-side // CELL) * CELL for side in mask.shape)
     wide = np.zeros((height, width), bool)

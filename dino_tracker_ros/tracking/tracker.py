@@ -332,7 +332,7 @@ class DinoTracker:
     def _flows(self) -> list[FlowPair]:
         """Flow between neighbouring frames, T-1 pairs."""
         pairs = [frame.flow_from_previous for frame in self._frames[1:]]
-        return [pair.result() for pair in pairs if pair is not None]
+        return [pair.result().flow for pair in pairs if pair is not None]
 
     def _working_size(self) -> WorkingSize:
         if self._size is None:
