@@ -1,4 +1,4 @@
-"""Where points go that have left the picture."""
+"""Where points go that have left the picture, or are hidden."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.dominant import carried_outside, dominant_motion, moved_by
+from dino_tracker_ros.tracking.dominant import (
+    EXACTLY,
+    carried_along,
+    dominant_motion,
+    moved_by,
+)
 from dino_tracker_ros.tracking.trajectories import FlowPair, inside
 
 HEIGHT, WIDTH = 120, 160
 FRAMES = 7
 PAN = torch.tensor([[1.0, 0.0, -24.0], [0.0, 1.0, 3.0], [0.0, 0.0, 1.0]])
 """px a frame, to the left and a little down."""
+
+SEEN = torch.tensor([False])
+"""One query, where there is something to be seen."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -88,7 +96,7 @@ def test_a_point_that_leaves_and_comes_back_is_told_all_the_way(frame: int) -> N
     assert carried.isnan().any(dim=-1).sum() >= 5
     flows = [flow_of(each) for each in maps]
     home = torch.tensor([frame])
-    result = carried_outside(carried[None], flows, home, places[None, frame])[0][0]
+    result = carried_along(carried[None], flows, home, places[None, frame], SEEN)[0][0]
     others = torch.arange(FRAMES) != frame
     assert (result - places)[others].norm(dim=-1).max() < 0.1
     assert result[frame].isnan().all()
@@ -103,20 +111,47 @@ def test_what_goes_its_own_way_or_is_not_known_is_not_carried_out() -> None:
     carried[1, 1:3, 1] -= 4.0  # a step of its own
     carried[2] = torch.nan
     flows = [flow_of(each) for each in maps]
-    result, _ = carried_outside(carried, flows, torch.zeros(3).long(), queries)
+    result, _ = carried_along(carried, flows, torch.zeros(3).long(), queries, SEEN.repeat(3))
     assert not result[0, 3:].isnan().any()
     torch.testing.assert_close(result[1:], carried[1:], equal_nan=True)
 
 
-def test_a_point_that_is_lost_within_the_picture_is_not_carried() -> None:
+@pytest.mark.parametrize("off", [0.1, 0.4])
+def test_within_the_picture_only_what_goes_along_exactly_is_carried(off: float) -> None:
     maps = [PAN] * (FRAMES - 1)
     query = torch.tensor([[100.0, 60.0]])
     carried = truth(maps, 0, query[0])[None].clone()
+    carried[:, 2, 1] += off
     carried[:, 3:] = torch.nan  # hidden, as it seems
     flows = [flow_of(each) for each in maps]
-    result = carried_outside(carried, flows, torch.zeros(1).long(), query)[0][0]
-    known = [True, True, False, False, True, True]  # x 76, 52, (28, 4,) -20, -44
+    result = carried_along(carried, flows, torch.zeros(1).long(), query, SEEN)[0][0]
+    hidden = off < EXACTLY
+    known = [True, True, hidden, hidden, True, True]  # x 76, 52, (28, 4,) -20, -44
     assert (~result.isnan().any(dim=-1))[1:].tolist() == known
+    if hidden:
+        there = truth(maps, 0, query[0])[3:]
+        assert (result[3:] - there).norm(dim=-1).max() < 2 * off
+
+
+@pytest.mark.parametrize("off", [0.0, 0.3])
+def test_before_a_plain_wall_flow_tells_who_goes_along(off: float) -> None:
+    """Flow of the first step is the dominant motion, or nearly; then something hides the point."""
+    maps = [PAN] * (FRAMES - 1)
+    query = torch.tensor([[150.0, 60.0]])
+    carried = torch.full((1, FRAMES, 2), torch.nan)
+    flows = [flow_of(each) for each in maps]
+    there = flows[0][0].clone()
+    there[1, 40:80, 140:] += off
+    passing = flows[1][0].clone()
+    passing[:, 40:80, 100:] += 15.0
+    flows[:2] = [(there, flows[0][1]), (passing, flows[1][1])]
+    for plain in (True, False):
+        home = torch.zeros(1).long()
+        result = carried_along(carried, flows, home, query, torch.tensor([plain]))[0][0]
+        if plain and off == 0:
+            assert (result - truth(maps, 0, query[0]))[1:].norm(dim=-1).max() < 0.2
+        else:
+            assert result.isnan().all()
 
 
 def test_a_motion_that_is_not_known_ends_it() -> None:
@@ -127,7 +162,7 @@ def test_a_motion_that_is_not_known_ends_it() -> None:
     flows = [flow_of(each) for each in maps]
     nothing_closes = torch.full((2, HEIGHT, WIDTH), 30.0)
     flows[4] = nothing_closes, nothing_closes
-    result = carried_outside(carried, flows, torch.zeros(1).long(), query)[0][0]
+    result = carried_along(carried, flows, torch.zeros(1).long(), query, SEEN)[0][0]
     assert not result[1:5].isnan().any() and result[5:].isnan().all()
 
 
@@ -139,6 +174,6 @@ def test_a_motion_behind_the_camera_says_nothing() -> None:
 
 def test_a_single_frame_has_no_motion() -> None:
     carried = torch.full((1, 1, 2), torch.nan)
-    result, _ = carried_outside(carried, [], torch.tensor([0]), torch.tensor([[5.0, 5.0]]))
+    result, _ = carried_along(carried, [], torch.tensor([0]), torch.tensor([[5.0, 5.0]]), SEEN)
     assert result.shape == (1, 1, 2) and result.isnan().all()
     assert len(dominant_motion([]).maps) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dino_tracker_ros.tracking.dominant import carried_outside
+from dino_tracker_ros.tracking.dominant import carried_along
 from dino_tracker_ros.tracking.doubt import OFF_UNKNOWN, farthest_off
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates, follow
 from dino_tracker_ros.tracking.keyframes import Course, Recalled, Recollection, no_flow, remember
@@ -177,7 +177,8 @@ def test_who_was_outside_the_picture_still_is_behind_a_gap() -> None:
     recalled = unknown(2, 3)
     recalled.course.led[0, 1] = torch.tensor([WIDTH + 20.0, 10.0])
     home, start = torch.tensor([0, 0]), torch.full((2, 2), 20.0)
-    outside, led = carried_outside(carried, [gap(), still()], home, start, recalled)
+    plain = torch.zeros(2, dtype=torch.bool)
+    outside, led = carried_along(carried, [gap(), still()], home, start, plain, recalled)
     torch.testing.assert_close(outside[0, 1:], torch.tensor([[WIDTH + 20.0, 10.0]] * 2))
     torch.testing.assert_close(led[0, 2], outside[0, 2])
     assert outside[1].isnan().all() and led[1].isnan().all()

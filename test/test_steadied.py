@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pytest
@@ -9,12 +11,21 @@ import torch
 from numpy.typing import NDArray
 
 from dino_tracker_ros.tracking.direct_motion import direct_motion, levels_of
-from dino_tracker_ros.tracking.steadied import SMALLEST, half_gray, steadied
+from dino_tracker_ros.tracking.steadied import (
+    SMALLEST,
+    Layer,
+    Steadied,
+    half_gray,
+    steadied,
+)
 from dino_tracker_ros.tracking.trajectories import FlowPair
 
+Place = tuple[int, int]
+"""Upper left corner, x and y px."""
 HEIGHT, WIDTH = 192, 256
 POSTERS = ((20, 20), (200, 30), (30, 150), (210, 150))
 THING = (120, 90)
+CROWD = (THING, (80, 20), (140, 20), (85, 150), (145, 150), (20, 85), (205, 90))
 SIDE = 34
 
 
@@ -23,16 +34,21 @@ def _texture(seed: int) -> NDArray[np.float32]:
     return cv2.GaussianBlur(rough, (0, 0), 3) * 6 - 637
 
 
-def _room(wall: tuple[float, float], thing: tuple[float, float], noise: float) -> torch.Tensor:
-    """A plain wall with posters, moved by `wall` px, and a thing before it, moved by `thing`:
+def _room(
+    wall: tuple[float, float],
+    thing: tuple[float, float],
+    noise: float,
+    things: Sequence[Place] = (THING,),
+) -> torch.Tensor:
+    """A plain wall with posters, moved by `wall` px, and things before it, moved by `thing`:
     uint8 [3, H, W]."""
     picture = np.full((HEIGHT, WIDTH), 140.0, np.float32)
     for seed, (x, y) in enumerate(POSTERS):
         picture[y : y + SIDE, x : x + SIDE] = _texture(seed)
     picture = _moved(picture, wall, cv2.BORDER_REPLICATE)
     front = np.full((HEIGHT, WIDTH), np.nan, np.float32)
-    x, y = THING
-    front[y : y + SIDE, x : x + SIDE] = _texture(9)
+    for seed, (x, y) in enumerate(things):
+        front[y : y + SIDE, x : x + SIDE] = _texture(9 + seed)
     front = _moved(front, thing, cv2.BORDER_REPLICATE)
     picture = np.where(np.isnan(front), picture, front)
     picture = (
@@ -59,12 +75,16 @@ def _wild(seed: int) -> torch.Tensor:
 
 
 def _true_where_seen(
-    wall: tuple[float, float], thing: tuple[float, float], seed: int, sign: int
+    wall: tuple[float, float],
+    thing: tuple[float, float],
+    seed: int,
+    sign: int,
+    things: Sequence[Place] = (THING,),
 ) -> torch.Tensor:
-    """Flow that is right on posters and thing, sign 1 from the first picture, -1 from the second,
+    """Flow that is right on posters and things, sign 1 from the first picture, -1 from the second,
     and wild on the wall."""
     flow = _wild(seed)
-    places = [(*at, wall) for at in POSTERS] + [(*THING, thing)]
+    places = [(*at, wall) for at in POSTERS] + [(*at, thing) for at in things]
     for x, y, step in places:
         at_x, at_y = (x, y) if sign > 0 else (round(x + step[0]), round(y + step[1]))
         box = slice(at_y - 3, at_y + SIDE + 3), slice(at_x - 3, at_x + SIDE + 3)
@@ -72,16 +92,18 @@ def _true_where_seen(
     return flow
 
 
-def _steadied(first: torch.Tensor, second: torch.Tensor, flow: FlowPair) -> FlowPair:
+def _steadied(
+    first: torch.Tensor, second: torch.Tensor, flow: FlowPair, before: Layer | None = None
+) -> Steadied:
     here, there = (half_gray(image.permute(1, 2, 0).numpy()) for image in (first, second))
-    return steadied(here, there, flow).flow
+    return steadied(here, there, flow, before)
 
 
-def _on_wall() -> NDArray[np.bool_]:
+def _on_wall(things: Sequence[Place] = (THING,), away: int = 16) -> NDArray[np.bool_]:
     """bool [H, W], well away from everything else."""
     free = np.ones((HEIGHT, WIDTH), bool)
-    for x, y in (*POSTERS, THING):
-        free[y - 16 : y + SIDE + 16, max(0, x - 16) : x + SIDE + 16] = False
+    for x, y in (*POSTERS, *things):
+        free[max(0, y - away) : y + SIDE + away, max(0, x - away) : x + SIDE + away] = False
     free[:8] = free[-8:] = free[:, :8] = free[:, -8:] = False
     return free
 
@@ -107,7 +129,7 @@ def test_a_plain_wall_goes_along_with_its_posters(noise: float) -> None:
     flow = tuple(_true_where_seen(wall, thing, seed, sign) for seed, sign in ((1, 1), (2, -1)))
     there, back = _steadied(
         _room((0, 0), (0, 0), noise), _room(wall, thing, noise), (flow[0], flow[1])
-    )
+    ).flow
     free = torch.from_numpy(_on_wall())
     for found, sign in ((there, 1), (back, -1)):
         right = torch.tensor(wall).view(2, 1, 1) * sign
@@ -122,11 +144,30 @@ def test_what_is_seen_to_move_keeps_its_flow(noise: float) -> None:
     flow = tuple(_true_where_seen(wall, thing, seed, sign) for seed, sign in ((1, 1), (2, -1)))
     there, _ = _steadied(
         _room((0, 0), (0, 0), noise), _room(wall, thing, noise), (flow[0], flow[1])
-    )
+    ).flow
     x, y = THING
     inner = there[:, y + 4 : y + SIDE - 4, x + 4 : x + SIDE - 4]
     kept = (inner - torch.tensor(thing).view(2, 1, 1)).norm(dim=0) < 0.1
     assert kept.float().mean() > 0.95
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_wall_that_is_known_goes_on_while_more_passes_than_is_seen_of_it(known: bool) -> None:
+    wall, thing, noise = (2.0, -1.0), (-4.0, 3.0), 1.0
+    first, second = (_true_where_seen(wall, thing, seed, s) for seed, s in ((1, 1), (2, -1)))
+    before = _steadied(_room((0, 0), (0, 0), noise), _room(wall, thing, noise), (first, second))
+    assert before.layer is not None
+    crowded = tuple(_true_where_seen(wall, thing, seed, s, CROWD) for seed, s in ((3, 1), (4, -1)))
+    here = _room(wall, (0, 0), noise, CROWD)
+    there = _room((4.0, -2.0), thing, noise, CROWD)
+    flow = (crowded[0], crowded[1])
+    found = _steadied(here, there, flow, before.layer if known else None)
+    on_wall = torch.from_numpy(_on_wall(CROWD, away=10))
+    missed = (found.flow[0] - torch.tensor(wall).view(2, 1, 1)).norm(dim=0)[on_wall]
+    if known:
+        assert (missed < 0.3).float().mean() > 0.95
+    else:  # what passes has more edges
+        assert (missed < 0.3).float().mean() < 0.1
 
 
 def test_without_a_dominant_motion_flow_is_as_it_was() -> None:
@@ -143,7 +184,9 @@ def test_without_a_dominant_motion_flow_is_as_it_was() -> None:
         for each in (first, second)
     ]
     flow = _wild(3), _wild(4)
-    there, back = _steadied(images[0], images[1], flow)
+    result = _steadied(images[0], images[1], flow)
+    there, back = result.flow
+    assert result.layer is None
     assert torch.equal(there, flow[0])
     assert torch.equal(back, flow[1])
 
@@ -153,7 +196,7 @@ def test_pictures_that_tell_nothing_leave_flow_alone(image: str) -> None:
     side = SMALLEST - 1 if image == "small" else SMALLEST
     plain = torch.full((3, side, side), 77, dtype=torch.uint8)
     flow = torch.randn(2, side, side), torch.randn(2, side, side)
-    there, back = _steadied(plain, plain, flow)
+    there, back = _steadied(plain, plain, flow).flow
     assert torch.equal(there, flow[0])
     assert torch.equal(back, flow[1])
 
@@ -161,9 +204,9 @@ def test_pictures_that_tell_nothing_leave_flow_alone(image: str) -> None:
 def test_it_is_the_same_each_time_and_brightness_is_nothing() -> None:
     first, second = _room((0, 0), (0, 0), 1.0), _room((2, -1), (-4, 3), 1.0)
     flow = _constant(0, 0), _constant(0, 0)
-    once, again = (_steadied(first, second, flow) for _ in range(2))
+    once, again = (_steadied(first, second, flow).flow for _ in range(2))
     assert torch.equal(once[0], again[0])
     brighter = (second.int() + 12).clamp(max=255).to(torch.uint8)
-    lit, _ = _steadied(first, brighter, flow)
+    lit, _ = _steadied(first, brighter, flow).flow
     free = torch.from_numpy(_on_wall())
     assert (lit - once[0]).norm(dim=0)[free].median() < 0.2

@@ -115,6 +115,30 @@ def test_where_the_picture_does_not_tell_nothing_is_said() -> None:
         assert torch.equal(own_support(found, 0, torch.zeros(9, 2)), torch.ones(1, 9))
 
 
+@pytest.mark.parametrize("plain", [True, False])
+def test_on_a_plain_wall_a_query_goes_with_the_dominant_motion(plain: bool) -> None:
+    """Something plain, too, passes beside it: no picture tells which of the two it is on."""
+    wall = torch.full((HEIGHT, WIDTH), 128.0)
+    if not plain:
+        wall += torch.arange(HEIGHT)[:, None] / 2  # a slope, too slight to tell two motions apart
+    edge = torch.arange(float(WIDTH)) < 70.0
+    both = torch.tensor([(-6, 0), RIGHT], dtype=torch.float32)[..., None, None]
+    there = torch.where(edge, both[0], both[1]).expand(2, HEIGHT, WIDTH)
+    images = wall.to(torch.uint8).expand(FRAMES, 3, -1, -1)
+    x = 74.0
+    found = find_surfaces(
+        build_pyramid(images, WIDTH),
+        [(there, -there)] * (FRAMES - 1),
+        torch.tensor([0]),
+        torch.tensor([[x, 80.0]]),
+    )
+    assert found.motions.both.all() and not found.parted.any()
+    if plain:
+        assert (found.carried[0] - expected(x, RIGHT, frame=0))[1:].norm(dim=-1).max() < 0.2
+    else:
+        assert found.carried.isnan().all()
+
+
 def test_where_neither_motion_fits_nothing_is_said() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(FRAMES, 1, HEIGHT, WIDTH, generator=generator) * 255

@@ -84,7 +84,7 @@ def direct_motion(
     """The homography from one picture to another that aligns most of their edges.
 
     Args:
-        first, second: the pictures, see `levels_of`.
+        first, second: the pictures, see `levels_of`; of one level alone, for good guesses.
         starts: guesses, px of the finest level.
         noise: variance of the difference of the two pictures where they show the same.
         within: where in the first picture edges are taken from; None takes them from everywhere.
@@ -106,7 +106,7 @@ def direct_motion(
 
     tried = [refined(start, coarsest, COARSE) for start in starts]
     best = max((one for one in tried if one is not None), key=lambda one: one.share, default=None)
-    for level in range(coarsest - 1, -1, -1):
+    for level in range(max(coarsest - 1, 0), -1, -1):
         if best is None:
             return None
         best = refined(best.map, level, FINER if level else FINEST)

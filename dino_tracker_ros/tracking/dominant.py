@@ -1,4 +1,4 @@
-"""Where points go on that have left the picture: along with the motion that most of it has.
+"""Where points go on that have left the picture or are hidden: with the motion most of it has.
 
 The dominant motion (Odobez and Bouthemy 1995) is here a homography from frame to frame, which holds
 for a camera that turns and for whatever is flat or far away.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dino_tracker_ros.tracking.keyframes import Recalled
 from dino_tracker_ros.tracking.lattice import all_over
-from dino_tracker_ros.tracking.trajectories import FlowPair, inside, loop_step
+from dino_tracker_ros.tracking.trajectories import FlowPair, inside, loop_step, sample_map
 
 SPACING = 12
 """Between the places where flow is asked, px."""
@@ -34,6 +34,11 @@ ALONG = 1.0
 """How far from the dominant motion a point may step that goes along with it, px, …"""
 ALONG_SHARE = 0.05
 """… and beside that, of the step."""
+EXACTLY = 0.2
+"""How far from it one may step that is led on within the picture, px: a leg of an animal, whose
+surface is lost too, may go along with the ground for a while, but not so closely."""
+TOLD = 0.1
+"""How far flow may be from it where nothing is to be seen, px: there it was taken for flow."""
 OUTSIDE = 2.0
 """How far outside the pixel centres a point has left the picture, px."""
 
@@ -88,15 +93,17 @@ def moved_by(maps: Tensor, points: Tensor) -> Tensor:
     return far[..., :2] / torch.where(depth > 0, depth, torch.nan)
 
 
-def carried_outside(
+def carried_along(
     carried: Tensor,
     flows: Sequence[FlowPair],
     query_frame: Tensor,
     query_point: Tensor,
+    plain: Tensor,
     recalled: Recalled | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Adds where points are that have left the picture, and when they come back: of those that
-    went along with the dominant motion until then.
+    """Adds where points are whose surface is known no more: of those that went along with the
+    dominant motion until then, what has left the picture or comes back, and what something hides
+    before a part of it that is still in the picture.
 
     Args:
         carried: [N, T, 2], where their own surface carries N queries, px of the flow; NaN where
@@ -104,6 +111,7 @@ def carried_outside(
         flows: T-1 pairs of flow between frames t and t+1.
         query_frame: int64 [N].
         query_point: [N, 2], (x, y) px.
+        plain: bool [N], where nothing is to be seen at the query, so that no surface is known.
         recalled: where it led them behind gaps; None where there are no gaps.
 
     Returns:
@@ -120,26 +128,32 @@ def carried_outside(
     led_to = torch.full_like(carried, torch.nan)
     for goals, maps, step in ((frames, motion.maps, 1), (reversed(frames), backward, -1)):
         at, left = query_point.clone(), torch.zeros_like(query_frame, dtype=torch.bool)
-        along = torch.ones_like(left)
+        along, exact = torch.ones_like(left), torch.ones_like(left)
         for later in goals:
             between = later - 1
             goal = later if step > 0 else between
             active = step * (goal - query_frame) > 0
             led, told = moved_by(maps[between], at), carried[:, goal]
             unknown = told.isnan().any(dim=-1)
+            apart = (led - told).norm(dim=-1)
             limit = ALONG + ALONG_SHARE * (led - at).norm(dim=-1)
-            # Of a point whose surface is not known from the query on, nothing tells that it goes
-            # along.
+            # Of a point whose surface is not known from the query on, nothing but flow before a
+            # plain wall tells that it goes along.
+            first = query_frame == goal - step
+            flow = sample_map(flows[between][0 if step > 0 else 1], at)
+            told_by_flow = plain & ((at + flow - led).norm(dim=-1) < TOLD)
             agrees = motion.known[between] & torch.where(
-                unknown, query_frame != goal - step, (led - told).norm(dim=-1) < limit
+                unknown, ~first | told_by_flow, apart < limit
             )
             if recalled is not None and between < recalled.keyframes:
                 led = recalled.course.led[:, goal]
                 agrees = ~led.isnan().any(dim=-1)
             along &= ~active | agrees
+            exact &= ~active | unknown | (apart < EXACTLY)
             at = torch.where(active[:, None], torch.where(unknown[:, None], led, told), at)
             gone = active & along & unknown
             left |= gone & ~inside(at, width, height, OUTSIDE)
-            result[gone & left, goal] = at[gone & left]
+            carried_on = gone & (left | exact)
+            result[carried_on, goal] = at[carried_on]
             led_to[active & along, goal] = at[active & along]
     return result, led_to

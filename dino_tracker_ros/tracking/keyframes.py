@@ -33,7 +33,7 @@ class Course:
         affine: [N, F, 2, 2], how the queries' patches were deformed.
         off: [N, F], how far tracks went off flow since their queries, see `doubt.farthest_off`.
         strayed, changed: [N, F], what happened since they were seen, see `persistence.History`.
-        led: [N, F, 2], where the dominant motion leads them, see `dominant.carried_outside`.
+        led: [N, F, 2], where the dominant motion leads them, see `dominant.carried_along`.
         found: [N, F], 1 where their patches were found, else 0.
     """
 

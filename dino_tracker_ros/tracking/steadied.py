@@ -10,7 +10,7 @@ while things pass that hide the most of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -147,11 +147,7 @@ def steadied(
     pair = _Pair(levels_of(here), levels_of(there), missed, noise)
     guess = _guess(ahead)
     starts = [np.eye(3)] if guess is None else [np.eye(3), guess]
-    found = None
-    if before is not None:
-        found = _dominant(pair, [before.motion, *starts], before.edges)
-    if found is None:
-        found = _dominant(pair, starts, None)
+    found = _followed(pair, before, starts) or _dominant(pair, starts, None)
     if found is None:
         return Steadied(flow, None)
     inverse = np.linalg.inv(found.motion).astype(np.float64)
@@ -167,6 +163,16 @@ def steadied(
     size = here.shape[::-1]
     later = cv2.warpPerspective(edges, found.motion, size, flags=cv2.INTER_NEAREST) > 0
     return Steadied(decided, Layer(found.motion, later))
+
+
+def _followed(pair: _Pair, before: Layer | None, starts: Sequence[Homography]) -> _Dominant | None:
+    """The motion of a known layer."""
+    if before is None:
+        return None
+    starts = [before.motion, *starts]
+    # In coarser pictures its edges run into those of what passes.
+    finest = replace(pair, here=pair.here[:1], there=pair.there[:1])
+    return _dominant(finest, starts, before.edges) or _dominant(pair, starts, before.edges)
 
 
 def _dominant(pair: _Pair, starts: Sequence[Homography], within: Mask | None) -> _Dominant | None:

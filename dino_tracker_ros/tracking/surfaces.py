@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dino_tracker_ros.tracking.dominant import carried_outside
+from dino_tracker_ros.tracking.dominant import carried_along
 from dino_tracker_ros.tracking.keyframes import Recalled
 from dino_tracker_ros.tracking.lattice import square
 from dino_tracker_ros.tracking.motions import (
@@ -46,6 +46,8 @@ SURE = 0.5
 EXPLAINED = 0.75
 """Share of its surroundings that must go along with a query's motion or the other: about limbs
 there are more than two."""
+FAINT = 0.5
+"""Noise that gray values have at the least: they are whole numbers."""
 STEEP = 4.0
 """How fast what belongs to a surface falls off with cost, …"""
 DOUBT = 2.0
@@ -105,7 +107,8 @@ def find_surfaces(
     own = torch.where(motions.both, own, 0)
     known = parted | (told & ~motions.both)
     carried = _carried(flows, query_frame, query_point, motions, own, known)
-    carried, led = carried_outside(carried, flows, query_frame, query_point, recalled)
+    plain = _plain(pyramid, query_frame, query_point)
+    carried, led = carried_along(carried, flows, query_frame, query_point, plain, recalled)
     return Surfaces(pyramid, query_frame, query_point, motions, own, parted, carried, led)
 
 
@@ -186,6 +189,18 @@ def _carried(
             some = rows[kept[:, k]]
             places[some, query_frame[some] + step] = query_point[some] + maps[kept[:, k], k, 0]
     return places
+
+
+def _plain(pyramid: Pyramid, query_frame: Tensor, query_point: Tensor) -> Tensor:
+    """bool [N], where a step of a half-size pixel changes no more than noise does."""
+    plain = torch.zeros_like(query_frame, dtype=torch.bool)
+    for frame in query_frame.unique().tolist():
+        rows = torch.nonzero(query_frame == frame)[:, 0]
+        steep = _steepness(pyramid.levels[1][frame])
+        around = F.avg_pool2d(steep[None, None], 2 * WINDOW + 1, 1, WINDOW)[0]
+        there = sample_map(around, pyramid.to_picture(query_point[rows]) / 2)[:, 0]
+        plain[rows] = there < pyramid.noise[1, frame].clamp(min=FAINT).square()
+    return plain
 
 
 def _steepness(picture: Tensor) -> Tensor:
