@@ -479,8 +479,8 @@ PRESETS: dict[str, dict[str, Value]] = {
         "backbone.placing_scale": 1.0,
         "backbone.every": 2,
         # A smaller picture knows less beforehand (RESULTS).
-        "optimizer.iterations": 50,
-        "optimizer.warm_iterations": 6,
+        "optimizer.iterations": 30,
+        "optimizer.warm_iterations": 4,
         "inference.residual_share": 1.0,
         # Flow teaches alone: the others take a third of the time and move no score beyond chance.
         "loss.dino_best_buddies": 0.0,
