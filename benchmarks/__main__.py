@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import accuracy, budget, growth, soak, stages, stream, warm
+from benchmarks import accuracy, budget, growth, rooms, soak, stages, stream, warm
 from benchmarks.messages import say
 from benchmarks.options import FRAMES, SIZE, Options
 from benchmarks.output import JSON_NAME, PLOT_NAME, Result, table_text, write_results
@@ -29,8 +29,9 @@ BENCHMARKS: dict[str, Callable[[Options], Result]] = {
     "budget": budget.benchmark,
     "accuracy": accuracy.benchmark,
     "stream": stream.benchmark,
+    "rooms": rooms.benchmark,
 }
-OWN_CLIPS = ("growth", "soak", "accuracy", "stream")
+OWN_CLIPS = ("growth", "soak", "accuracy", "stream", "rooms")
 """Benchmarks that make the clips they measure, whatever --clip says."""
 
 
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="N",
-        help="of each measurement; of accuracy and stream, made clips (default 3)",
+        help="of each measurement; of accuracy, stream and rooms, made clips (default 3)",
     )
     parser.add_argument(
         "--curves", nargs="+", choices=[curve.name for curve in growth.CURVES], default=(),

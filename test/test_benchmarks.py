@@ -20,7 +20,18 @@ from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks are not installed
 
-from benchmarks import accuracy, budget, growth, machine, paper, soak, stages, stream, warm
+from benchmarks import (
+    accuracy,
+    budget,
+    growth,
+    machine,
+    paper,
+    rooms,
+    soak,
+    stages,
+    stream,
+    warm,
+)
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.clips import Clip, blurred, folder_clip, grid_queries, made_clip, part
 from benchmarks.growth import CURVES, QUICK_CURVES, Curve, Job, Measured, curve_exponents
@@ -33,6 +44,7 @@ from benchmarks.runs import STAGES, WHOLE
 from benchmarks.work import Work, counted, estimated_seconds, fractions
 from dino_tracker_ros.evaluation.report.json_text import json_text
 from dino_tracker_ros.evaluation.synthetic import make_clip, write_clip
+from dino_tracker_ros.evaluation.truths.ground_truth import GroundTruth
 from dino_tracker_ros.tracking.errors import ClipError, SettingError
 from dino_tracker_ros.tracking.settings import Settings, with_values
 from dino_tracker_ros.tracking.tracker import DinoTracker
@@ -275,9 +287,7 @@ def test_budgets_end_the_fit_whatever_the_iterations(tiny: Options):
     assert len(result.charts) == 1
 
 
-def test_points_that_come_later_are_scored_apart(
-    tiny: Options, monkeypatch: pytest.MonkeyPatch
-):
+def test_points_that_come_later_are_scored_apart(tiny: Options, monkeypatch: pytest.MonkeyPatch):
     def half_perfect(tracker: DinoTracker, queries: NDArray[np.float32]) -> Tracks:
         """The known tracks, but lost where points are asked for later."""
         truth = clips[-1].truth
@@ -310,6 +320,68 @@ def test_points_that_come_later_are_scored_apart(
     for (when, _), (points, found, *_rest) in rows.items():
         assert int(points) > 0
         assert found == ("100.0" if when.endswith("first frame") else "0.0")
+
+
+def test_points_of_the_plain_wall_are_scored_apart(
+    tiny: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [rooms.make_room(96, 80, 12, seed) for seed in (1, 2)]
+
+    def lost_on_the_wall(tracker: DinoTracker, queries: NDArray[np.float32]) -> Tracks:
+        room = next(r for r in made if np.array_equal(_truth(r.clip).queries, queries))
+        truth = _truth(room.clip)
+        lost = 100.0 * room.plain[:, None, None]
+        return Tracks(
+            queries, truth.points + lost.astype(np.float32), truth.occluded,
+            np.ones_like(truth.occluded, np.float32), np.arange(12), 96, 80,
+        )  # fmt: skip
+
+    monkeypatch.setattr(rooms, "warm_up", lambda *_: None)
+    monkeypatch.setattr(DinoTracker, "track", lost_on_the_wall)
+    table = rooms.benchmark(replace(tiny, frames=12)).tables[0]
+    rows = {(line[0], line[1]): line[2:4] for line in table.lines[1:]}
+    for k, room in enumerate(made, 1):
+        plain = int(room.plain.sum())
+        assert 0 < plain < len(room.plain)
+        assert rows["plain wall", f"seed {k}"] == [str(plain), "0.0"]
+        assert rows["all else", f"seed {k}"] == [str(len(room.plain) - plain), "100.0"]
+    assert rows["plain wall", "mean"][1] == "0.0" and len(rows) == 6
+
+
+def test_what_is_seen_of_a_room_goes_with_its_known_tracks() -> None:
+    room = rooms.make_room(256, 192, 24, seed=3)
+    truth = _truth(room.clip)
+    again = rooms.make_room(256, 192, 24, seed=3)
+    assert all(
+        np.array_equal(one.image, other.image)
+        for one, other in zip(room.clip.frames, again.clip.frames, strict=True)
+    )
+
+    def apart(shift: float) -> float:
+        """Median change of colour since the query where points are in sight."""
+        changes = []
+        for n in np.flatnonzero(~room.plain):
+            here = _colour(room.clip, int(truth.queries[n, 0]), truth.queries[n, 1:])
+            for t in np.flatnonzero(~truth.occluded[n]):
+                there = _colour(room.clip, int(t), truth.points[n, t] + shift)
+                changes.append(np.abs(there - here).mean())
+        return float(np.median(changes))
+
+    assert apart(0) < 8 < apart(10) / 2
+    hidden = truth.occluded & (truth.points > 4).all(2) & (truth.points < (251, 187)).all(2)
+    assert hidden.any(axis=1).sum() > 5
+
+
+def _truth(clip: Clip) -> GroundTruth:
+    assert clip.truth is not None
+    return clip.truth
+
+
+def _colour(clip: Clip, frame: int, place: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean over 3x3 px around a place."""
+    image = clip.frames[frame].image
+    x, y = place.round().astype(int).clip(1, (image.shape[1] - 2, image.shape[0] - 2))
+    return image[y - 1 : y + 2, x - 1 : x + 2].astype(float).mean(axis=(0, 1))
 
 
 def test_streams_are_tracked_whole_and_in_clips(
