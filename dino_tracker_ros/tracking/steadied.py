@@ -4,7 +4,7 @@ Where nothing is to be seen any flow explains the pictures. What an estimator fi
 noise, or goes along with whatever passes by. So flow gives way to the dominant motion where that
 explains the pictures as well, and where they are too faint to tell the two apart. Once found, a
 dominant motion is that of the same layer from frame to frame (Irani, Rousso and Peleg 1994), also
-while things pass that hide the most of it.
+while things pass that have more edges.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ class _Dominant:
     """A motion that most of a picture goes along with.
 
     Attributes:
+        led: [2, h, w], the motion as flow, px.
         more: [h, w], how much more than flow it misses, squared differences.
         along: bool [h, w], the edges that go along.
     """
