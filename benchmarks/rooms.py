@@ -196,8 +196,8 @@ def _rendered(
         front = cv2.warpPerspective(layer.picture, layer.maps[t], (width, height))
         whole = np.ones(layer.picture.shape[:2], np.float32)
         cover = cv2.warpPerspective(whole, layer.maps[t], (width, height))
-        cover_all = cover[..., None]
-        picture = (picture * (1 - cover_all) + front * cover_all).astype(np.float32)
+        opaque = cover[..., None]
+        picture = (picture * (1 - opaque) + front * opaque).astype(np.float32)
         seen[cover > 0.5] = number
     return picture, seen
 

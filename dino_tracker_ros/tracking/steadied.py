@@ -61,6 +61,8 @@ MOSTLY = 0.6
 """… most of them not farther."""
 MOST = 0.5
 """Share of these parts that must go along with what is called dominant."""
+BESIDE = 3
+"""Side of the squares around its edges that are a layer's, too, px there."""
 OUTSIDE = 1e4
 """Squared difference of what is outside a picture."""
 
@@ -160,7 +162,7 @@ def steadied(
             flow[1], _undecided(there, back - led_back, missed_led - missed_back, noise), inverse
         ),
     )
-    edges = cv2.dilate(found.along.astype(np.uint8), np.ones((3, 3), np.uint8))
+    edges = cv2.dilate(found.along.astype(np.uint8), np.ones((BESIDE, BESIDE), np.uint8))
     size = here.shape[::-1]
     later = cv2.warpPerspective(edges, found.motion, size, flags=cv2.INTER_NEAREST) > 0
     return Steadied(decided, Layer(found.motion, later))

@@ -46,7 +46,7 @@ SURE = 0.5
 EXPLAINED = 0.75
 """Share of its surroundings that must go along with a query's motion or the other: about limbs
 there are more than two."""
-FAINT = 0.5
+LEAST_NOISE = 0.5
 """Noise that gray values have at the least: they are whole numbers."""
 STEEP = 4.0
 """How fast what belongs to a surface falls off with cost, …"""
@@ -65,8 +65,9 @@ class Surfaces:
         motions: around the queries, working px.
         own: int64 [N], which motion is the query's.
         parted: bool [N], there are two, and it is clear which one is the query's.
-        carried: [N, T, 2], where that one carries it, or the only one there is, working px; NaN
-            where nothing is known.
+        carried: [N, T, 2], where that one carries it, or the only one there is, or the dominant
+            one, working px; NaN where nothing is known.
+        led: [N, T, 2], where the dominant motion leads it while it goes along with that, likewise.
     """
 
     pyramid: Pyramid
@@ -199,7 +200,7 @@ def _plain(pyramid: Pyramid, query_frame: Tensor, query_point: Tensor) -> Tensor
         steep = _steepness(pyramid.levels[1][frame])
         around = F.avg_pool2d(steep[None, None], 2 * WINDOW + 1, 1, WINDOW)[0]
         there = sample_map(around, pyramid.to_picture(query_point[rows]) / 2)[:, 0]
-        plain[rows] = there < pyramid.noise[1, frame].clamp(min=FAINT).square()
+        plain[rows] = there < pyramid.noise[1, frame].clamp(min=LEAST_NOISE).square()
     return plain
 
 
