@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dino_tracker_ros.tracking.identities import (
+    CHANGED,
     SURE,
     as_queries,
     carried_over,
@@ -143,6 +146,20 @@ def test_who_is_surely_seen_is_asked_for_anew_where_most_are() -> None:
     # Who is hidden is not sure, whatever the confidence.
     hidden = tracks_of(ways, np.ones((4, 6), bool), confidence)
     assert carried_over(points, hidden, 3, 2, patience=None).stamps.tolist() == [10, 10, 10, 13]
+
+
+def test_who_looks_as_in_the_query_is_asked_for_there_again() -> None:
+    """All are surely seen. The first looks as it did; the second has turned in frame 5, the third
+    was not found there."""
+    points = with_new(no_points(), places((10, 10), (15, 10), (20, 10)), stamp=10)
+    ways = np.concatenate([moving((x, 10), (2, 1)) for x in (10, 15, 20)])
+    deformed = np.full((3, 6), CHANGED - 0.01, np.float32)
+    deformed[1, 5], deformed[2, 5] = CHANGED, np.inf
+    sure = np.full((3, 6), SURE, np.float32)
+    tracks = replace(tracks_of(ways, np.zeros((3, 6), bool), sure), deformed=deformed)
+    alive = carried_over(points, tracks, 3, keyframes=1)
+    assert alive.stamps.tolist() == [10, 15, 15]
+    np.testing.assert_array_equal(alive.places, [[10, 10], *ways[1:, 5]])
 
 
 def test_frames_that_most_points_are_asked_on_are_kept() -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dino_tracker_ros.tracking.dominant import carried_along
 from dino_tracker_ros.tracking.doubt import OFF_UNKNOWN, farthest_off
 from dino_tracker_ros.tracking.hypotheses import NEVER, Candidates, follow
-from dino_tracker_ros.tracking.keyframes import Course, Recalled, Recollection, no_flow, remember
+from dino_tracker_ros.tracking.keyframes import (
+    Course,
+    Recalled,
+    Recollection,
+    deformation,
+    no_flow,
+    remember,
+)
 from dino_tracker_ros.tracking.persistence import history
 from dino_tracker_ros.tracking.pyramid import build_pyramid
 from dino_tracker_ros.tracking.settings import HypothesesSettings
@@ -49,6 +58,40 @@ def still() -> FlowPair:
 
 def gap() -> FlowPair:
     return no_flow(HEIGHT, WIDTH, torch.device("cpu"))
+
+
+def turn(degrees: float) -> torch.Tensor:
+    """[2, 2]"""
+    angle = torch.tensor(degrees).deg2rad()
+    return torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
+
+
+# ---- deformation ----
+
+
+@pytest.mark.parametrize(
+    ("affine", "share"),
+    [
+        (torch.eye(2), 0.0),
+        (1.5 * torch.eye(2), 0.5),
+        (0.5 * torch.eye(2), 0.5),
+        (turn(60), 1.0),
+        (turn(-180), 2.0),
+        (torch.tensor([[1.0, 0.4], [0.0, 1.0]]), 0.4 / 2**0.5),  # a shear moves half of them
+    ],
+)
+def test_deformation_is_what_share_of_its_length_an_offset_is_moved(
+    affine: torch.Tensor, share: float
+) -> None:
+    made = replace(course(1, 1), affine=affine[None, None])
+    assert deformation(made).item() == pytest.approx(share, abs=1e-6)
+
+
+def test_how_deformed_a_patch_is_that_was_not_found_nobody_knows() -> None:
+    found = torch.tensor([[1.0, 0.0]])
+    upright = torch.eye(2).expand(1, 2, 2, 2)
+    told = deformation(replace(course(1, 2), affine=upright, found=found))
+    assert told.tolist() == [[0.0, torch.inf]]
 
 
 # ---- memory ----

@@ -395,6 +395,11 @@ def test_points_go_on_being_asked_for_on_a_keyframe(
     truth = np.array([[[42, 30]], [[42, 20]]]) + np.arange(4)[:, None] * [3, 0]
     assert np.linalg.norm(tracks.points - truth, axis=-1).max() < 7  # a token
     np.testing.assert_array_equal(tracks.points[1, 0], [42, 20])
+    if registered and hypotheses:
+        assert tracks.deformed is not None and tracks.deformed.shape == (2, 4)
+        assert tracks.deformed[1, 0] == 0.0  # the query itself
+    else:
+        assert tracks.deformed is None
 
 
 def test_only_frames_that_are_kept_can_be_asked_on(monkeypatch: pytest.MonkeyPatch) -> None:

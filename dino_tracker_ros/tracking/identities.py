@@ -1,8 +1,9 @@
 """Points that keep their identity from one overlapping clip to the next.
 
 A clip is tracked on its own, from query points. For a point to go on living, it is asked for again
-in the next clip: if it is surely seen there, in a frame that both clips share, else in the one that
-it was asked on before, which is kept as a keyframe. Which, and where, is decided here.
+in the next clip: if it is surely seen but looks unlike its query by now, in a frame that both clips
+share, else in the one that it was asked on before, which is kept as a keyframe. Which, and where,
+is decided here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dino_tracker_ros.tracking.tracks import Tracks
 
 SURE = 0.9
 """Confidence from which on a point is surely seen."""
+CHANGED = 0.5
+"""Deformation, see `keyframes.deformation`, from which on a point looks unlike its query."""
 NEVER = 1 << 30
 """Clips since a point was seen that never was."""
 
@@ -125,8 +128,8 @@ def carried_over(
 
     A point whose frame the next clip holds is asked for there again. Of the others
 
-    - those that are surely seen in one of the last `overlap` frames, the one that shows most of
-      them so, are asked for anew there: what they look like changes;
+    - those that are surely seen, unlike their query, in one of the last `overlap` frames, the one
+      that shows most of them so, are asked for anew there;
     - those whose frame is kept, see `worth_keeping`, are asked for there again: nothing drifts,
       and who is hidden is not mistaken for what hides it;
     - what is left is asked for on the most confident of the last frames on which it is visible or,
@@ -153,6 +156,8 @@ def carried_over(
     oldest = int(tracks.stamps[first])
     gone = points.stamps < oldest
     sure = gone[:, None] & (visible & (tracks.confidence >= SURE))[:, first:]
+    if tracks.deformed is not None:
+        sure &= tracks.deformed[:, first:] >= CHANGED
     shared = sure.shape[1] - 1 - int(sure.sum(axis=0)[::-1].argmax())  # the newest of the best
     anew = sure[:, shared]
     keep = worth_keeping(points, oldest, keyframes, chosen=~anew)

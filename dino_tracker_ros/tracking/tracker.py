@@ -17,7 +17,7 @@ from dino_tracker_ros.tracking.errors import ClipError, FrameError, QueryError
 from dino_tracker_ros.tracking.feature_frames import feature_frames
 from dino_tracker_ros.tracking.flow import load_flow
 from dino_tracker_ros.tracking.inference import RefinedClip, refine_clip, track
-from dino_tracker_ros.tracking.keyframes import Recollection, no_flow
+from dino_tracker_ros.tracking.keyframes import Recollection, deformation, no_flow
 from dino_tracker_ros.tracking.memory import return_reserve
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.observer import Observed, Observer, pictures_of
@@ -247,6 +247,7 @@ class DinoTracker:
         working = queries.copy()
         working[:, 0] += before
         working[:, 1:] = size.to_working(queries[:, 1:])
+        deformed = None
         with self._stopwatch.stage("track"):
             stamps = [frame.stamp for frame in self._held()]
             keys = [(stamps[int(t)], float(x), float(y)) for t, x, y in working]
@@ -258,6 +259,7 @@ class DinoTracker:
             )
             if result.remembered is not None:
                 self._recollection.note(keys, stamps, result.remembered)
+                deformed = deformation(result.remembered.course)[:, before:].cpu().numpy()
             points = size.to_input(result.points.cpu().numpy())
         points[np.arange(len(queries)), working[:, 0].astype(int)] = queries[:, 1:]
         return Tracks(
@@ -268,6 +270,7 @@ class DinoTracker:
             stamps=self._stamps(),
             width=size.input_width,
             height=size.input_height,
+            deformed=deformed,
         )
 
     def _held(self) -> list[Observed]:

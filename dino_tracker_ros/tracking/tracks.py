@@ -23,6 +23,8 @@ class Tracks:
         confidence: float32 [N, T], 0..1, that the point is there and visible.
         stamps: int64 [T], nanoseconds, oldest first.
         width, height: size of the input image, px.
+        deformed: float32 [N, T], how much what is around each point was deformed since its query,
+            see `keyframes.deformation`; infinite where that is not known, None where nowhere.
     """
 
     queries: NDArray[np.float32]
@@ -32,6 +34,7 @@ class Tracks:
     stamps: NDArray[np.int64]
     width: int
     height: int
+    deformed: NDArray[np.float32] | None = None
 
     @property
     def query_indices(self) -> NDArray[np.uint32]:
