@@ -21,6 +21,7 @@ from dino_tracker_ros.tracking.matching import lengths, predict, sample_tokens, 
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.noise import with_noise
 from dino_tracker_ros.tracking.persistence import History, history, in_sight
+from dino_tracker_ros.tracking.plain import plain_in_sight
 from dino_tracker_ros.tracking.pyramid import build_pyramid
 from dino_tracker_ros.tracking.settings import InferenceSettings, Settings
 from dino_tracker_ros.tracking.sightings import (
@@ -93,6 +94,7 @@ class _Pictures:
         contrast: [N], of the patches, standard deviation of gray values.
         past: what happened since they were found.
         lead: [N, T], by how much features prefer the track to other places; 0 where it was found.
+        plain: [N, T], how probably plain points are in sight; NaN where that is not known.
         remembered: what a later clip goes on from.
     """
 
@@ -101,6 +103,7 @@ class _Pictures:
     contrast: Tensor
     past: History
     lead: Tensor
+    plain: Tensor
     remembered: Recalled
 
 
@@ -259,7 +262,9 @@ def _paths(
         supports, pyramid.noise, recalled,
     )  # fmt: skip
     lead = clip.frames.filled(evidence.lead(points, clip.frames.asked(~found)))
-    return points, _Pictures(found, odds, contrast, past, lead, remembered)
+    known = surfaces.plain[:, None] & ~surfaces.led.isnan().any(dim=-1)
+    plain = plain_in_sight(surfaces.pyramid, clip.flows, query_frame, query_point, points, known)
+    return points, _Pictures(found, odds, contrast, past, lead, plain, remembered)
 
 
 def _visibility(
@@ -287,6 +292,7 @@ def _visibility(
         trip = _round_trips(clip, query_frame, query_point, points, ~found, options.batch)
         stiff = stiffness(points, found, query_frame, recalled)
         lasting = in_sight(pictures.past, pictures.contrast, trip, stiff)
+        lasting = torch.where(pictures.plain.isnan(), lasting, pictures.plain)
         visible = torch.where(found, 1.0, lasting)
         there = in_place(pictures.remembered.course.off, pictures.lead, stiff)
         confidence = torch.where(found, 1 / (1 + pictures.odds), lasting * there)

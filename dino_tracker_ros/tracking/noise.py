@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dino_tracker_ros.tracking.lattice import all_over
 from dino_tracker_ros.tracking.pyramid import Pyramid
-from dino_tracker_ros.tracking.trajectories import FlowPair, inside, loop_step, sample_map
+from dino_tracker_ros.tracking.trajectories import FlowPair, follow, sample_map
 
 SPACING = 7
 """Between the places where pictures are compared, working px."""
@@ -47,8 +47,7 @@ def _changed(pyramid: Pyramid, frame: int, flow: FlowPair) -> Tensor:
     """Noise of a frame and the next one on all levels [L]; infinite where flow tells nothing."""
     height, width = flow[0].shape[-2:]
     here = all_over(height, width, SPACING, flow[0])
-    there, missed = loop_step(here, flow)
-    usable = (missed < CLOSES) & inside(there, width, height)
+    there, usable = follow(here, flow, CLOSES)
     here, there = here[usable], there[usable]
     if len(here) < FEWEST:
         return here.new_full((len(pyramid.levels),), torch.inf)

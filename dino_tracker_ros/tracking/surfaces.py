@@ -28,6 +28,7 @@ from dino_tracker_ros.tracking.motions import (
     surroundings,
     two_motions,
 )
+from dino_tracker_ros.tracking.plain import is_plain, steepness
 from dino_tracker_ros.tracking.pyramid import COARSEST, Pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair, sample_map
 
@@ -46,8 +47,6 @@ SURE = 0.5
 EXPLAINED = 0.75
 """Share of its surroundings that must go along with a query's motion or the other: about limbs
 there are more than two."""
-LEAST_NOISE = 0.5
-"""Noise that gray values have at the least: they are whole numbers."""
 STEEP = 4.0
 """How fast what belongs to a surface falls off with cost, …"""
 DOUBT = 2.0
@@ -68,6 +67,7 @@ class Surfaces:
         carried: [N, T, 2], where that one carries it, or the only one there is, or the dominant
             one, working px; NaN where nothing is known.
         led: [N, T, 2], where the dominant motion leads it while it goes along with that, likewise.
+        plain: bool [N], nothing is to be seen at the query.
     """
 
     pyramid: Pyramid
@@ -78,6 +78,7 @@ class Surfaces:
     parted: Tensor
     carried: Tensor
     led: Tensor
+    plain: Tensor
 
 
 def find_surfaces(
@@ -108,9 +109,9 @@ def find_surfaces(
     own = torch.where(motions.both, own, 0)
     known = parted | (told & ~motions.both)
     carried = _carried(flows, query_frame, query_point, motions, own, known)
-    plain = _plain(pyramid, query_frame, query_point)
+    plain = is_plain(pyramid, query_frame, query_point)
     carried, led = carried_along(carried, flows, query_frame, query_point, plain, recalled)
-    return Surfaces(pyramid, query_frame, query_point, motions, own, parted, carried, led)
+    return Surfaces(pyramid, query_frame, query_point, motions, own, parted, carried, led, plain)
 
 
 def own_support(surfaces: Surfaces, level: int, offsets: Tensor) -> Tensor:
@@ -154,7 +155,7 @@ def _costs(
     for frame in frames.unique().tolist():
         rows = torch.nonzero(frames == frame)[:, 0]
         here = seen(pictures[frame], places[rows])
-        allowed = NOISE**2 + SLACK**2 * seen(_steepness(pictures[frame]), places[rows])
+        allowed = NOISE**2 + SLACK**2 * seen(steepness(pictures[frame]), places[rows])
         for forward in (True, False):
             changes = [
                 (seen(pictures[frame + step], places[rows] + moves[:, rows, k]) - here)
@@ -190,26 +191,6 @@ def _carried(
             some = rows[kept[:, k]]
             places[some, query_frame[some] + step] = query_point[some] + maps[kept[:, k], k, 0]
     return places
-
-
-def _plain(pyramid: Pyramid, query_frame: Tensor, query_point: Tensor) -> Tensor:
-    """bool [N], where a step of a half-size pixel changes no more than noise does."""
-    plain = torch.zeros_like(query_frame, dtype=torch.bool)
-    for frame in query_frame.unique().tolist():
-        rows = torch.nonzero(query_frame == frame)[:, 0]
-        steep = _steepness(pyramid.levels[1][frame])
-        around = F.avg_pool2d(steep[None, None], 2 * WINDOW + 1, 1, WINDOW)[0]
-        there = sample_map(around, pyramid.to_picture(query_point[rows]) / 2)[:, 0]
-        plain[rows] = there < pyramid.noise[1, frame].clamp(min=LEAST_NOISE).square()
-    return plain
-
-
-def _steepness(picture: Tensor) -> Tensor:
-    """Squared slope of a picture [h, w], [h, w]."""
-    padded = F.pad(picture[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
-    across = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
-    down = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
-    return across.square() + down.square()
 
 
 def _smooth(pictures: Tensor) -> Tensor:
