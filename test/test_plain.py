@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dino_tracker_ros.tracking.noise import with_noise
-from dino_tracker_ros.tracking.plain import is_plain, plain_in_sight
+from dino_tracker_ros.tracking.plain import NEAR, is_plain, plain_in_sight
 from dino_tracker_ros.tracking.pyramid import Pyramid, build_pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair
 
@@ -53,14 +53,14 @@ def still() -> list[FlowPair]:
 def told(
     pyramid: Pyramid,
     flows: list[FlowPair] | None = None,
-    known: Tensor | None = None,
+    led: Tensor | None = None,
     frame: int = 0,
 ) -> list[float]:
     """Of the wall's point, asked for in `frame`, which does not move."""
-    everywhere = torch.ones(1, FRAMES, dtype=torch.bool) if known is None else known
+    points = POINT.expand(1, FRAMES, 2)
     return plain_in_sight(
-        pyramid, still() if flows is None else flows, torch.tensor([frame]), POINT,
-        POINT.expand(1, FRAMES, 2), everywhere,
+        pyramid, still() if flows is None else flows, torch.tensor([frame]), POINT, points,
+        points if led is None else led,
     )[0].tolist()  # fmt: skip
 
 
@@ -83,11 +83,13 @@ def test_a_wall_is_in_sight_but_behind_what_looks_otherwise(
     assert min(seen[:HIDDEN] + seen[HIDDEN + 1 :]) > 0.9
 
 
-def test_nothing_is_told_where_the_point_is_not_known_to_be() -> None:
-    known = torch.tensor([[True, False, True, True, False]])
-    seen = torch.tensor(told(scene(DARK_THING), known=known))
+def test_nothing_is_told_where_the_wall_is_elsewhere_or_nobody_knows_where() -> None:
+    led = POINT.repeat(1, FRAMES, 1)
+    led[0, 1], led[0, 3, 0], led[0, 4, 1] = torch.nan, 180 + NEAR - 0.1, 80 - NEAR
+    seen = torch.tensor(told(scene(DARK_THING), led=led))
     assert seen.isnan().tolist() == [False, True, False, False, True]
-    assert torch.tensor(told(scene(DARK_THING), known=known & False)).isnan().all()
+    nowhere = torch.full_like(led, torch.nan)
+    assert torch.tensor(told(scene(DARK_THING), led=nowhere)).isnan().all()
 
 
 def test_where_flow_does_not_tell_how_bright_frames_are_nothing_is_told() -> None:

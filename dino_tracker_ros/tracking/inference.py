@@ -262,8 +262,8 @@ def _paths(
         supports, pyramid.noise, recalled,
     )  # fmt: skip
     lead = clip.frames.filled(evidence.lead(points, clip.frames.asked(~found)))
-    known = surfaces.plain[:, None] & ~surfaces.led.isnan().any(dim=-1)
-    plain = plain_in_sight(surfaces.pyramid, clip.flows, query_frame, query_point, points, known)
+    walls = torch.where(surfaces.plain[:, None, None], surfaces.led, torch.nan)
+    plain = plain_in_sight(surfaces.pyramid, clip.flows, query_frame, query_point, points, walls)
     return points, _Pictures(found, odds, contrast, past, lead, plain, remembered)
 
 

@@ -24,6 +24,8 @@ RADIUS = 3
 """… and patches reach this many."""
 LEAST_NOISE = 0.5
 """Noise that gray values have at the least: they are whole numbers."""
+NEAR = 5.0
+"""Tracks farther than this from where the dominant motion leads them have left it, px."""
 UNLIKE = 4.0
 """Gray values, root mean square, by which a patch in sight may differ from the query's, …"""
 UNLIKE_NOISE = 3.0
@@ -64,9 +66,10 @@ def plain_in_sight(
     query_frame: Tensor,
     query_point: Tensor,
     points: Tensor,
-    known: Tensor,
+    led: Tensor,
 ) -> Tensor:
-    """How probably plain points are in sight, by what the picture looks like in their place.
+    """How probably points are in sight that are where the dominant motion leads plain ones, by what
+    the picture looks like there.
 
     Args:
         pyramid: of T frames.
@@ -74,12 +77,14 @@ def plain_in_sight(
         query_frame: int64 [N].
         query_point: [N, 2], (x, y) working px.
         points: [N, T, 2], the tracks, working px.
-        known: bool [N, T], the queries are plain and the dominant motion leads them to these.
+        led: [N, T, 2], where the dominant motion leads those that are plain, working px; NaN where
+            that is not known, or they are not.
 
     Returns:
-        [N, T] in 0..1; NaN where that is not known, or how bright the frames are.
+        [N, T] in 0..1; NaN where they are elsewhere, or it is not known how bright the frames are.
     """
     told = torch.full_like(points[..., 0], torch.nan)
+    known = (points - led).norm(dim=-1) < NEAR
     if not known.any():
         return told
     pictures, noise = pyramid.levels[LEVEL], pyramid.noise[LEVEL]
