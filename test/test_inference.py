@@ -413,6 +413,32 @@ def test_what_may_be_elsewhere_is_less_sure_but_no_less_visible(
     assert (unsure.confidence[:, 0] == 1).all()
 
 
+@pytest.mark.parametrize("told", [0.9, 0.1])
+def test_what_is_seen_of_a_plain_wall_is_believed(
+    monkeypatch: pytest.MonkeyPatch, told: float
+) -> None:
+    walls: list[Tensor] = []
+
+    def looked_at(*given: Any) -> Tensor:
+        points, led = given[-2:]
+        walls.append(led)
+        seen = torch.full_like(points[..., 0], told)
+        seen[::2] = torch.nan
+        return seen
+
+    monkeypatch.setattr(inference_module, "plain_in_sight", looked_at)
+    monkeypatch.setattr(inference_module, "in_place", lambda off, *_: torch.ones_like(off))
+    monkeypatch.setattr(inference_module, "in_sight", lambda past, *_: 0.3 + 0 * past.off)
+    # Nothing is alike enough to be found.
+    tracks, _ = drifting_tracks(
+        monkeypatch, drifting(4), 0, registration__likeness=1.0, registration__reward=0.0
+    )
+    np.testing.assert_allclose(tracks.confidence[1::2, 1:], told, atol=1e-6)
+    np.testing.assert_array_equal(tracks.occluded[1::2, 1:], told < 0.5)
+    assert tracks.occluded[::2, 1:].all()  # where nothing is told of it, history is believed
+    assert walls[0].isnan().all()  # there is texture everywhere
+
+
 EDGE = 60
 AWAY = -3  # px along x that what is right of the edge moves by in a frame
 

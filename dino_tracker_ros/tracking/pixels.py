@@ -1,9 +1,10 @@
-"""Pixel values as the networks want them."""
+"""Pixel values: as the networks want them, and gray."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dino_tracker_ros.tracking.constants import constant
 from dino_tracker_ros.tracking.errors import FrameError
@@ -52,3 +53,11 @@ def gray(images: Tensor) -> Tensor:
     """Luma (ITU-R BT.601) of uint8 RGB images [T, 3, H, W], float32 [T, 1, H, W] in 0..255."""
     weight = images.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32).view(3, 1, 1)
     return (images.float() * weight).sum(dim=1, keepdim=True)
+
+
+def steepness(picture: Tensor) -> Tensor:
+    """Squared slope of a gray picture [h, w], [h, w]."""
+    padded = F.pad(picture[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    across = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
+    down = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
+    return across.square() + down.square()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dino_tracker_ros.tracking.lattice import all_over, square
+from dino_tracker_ros.tracking.pixels import steepness
 from dino_tracker_ros.tracking.pyramid import Pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair, follow, sample_map
 
@@ -107,14 +108,6 @@ def plain_in_sight(
         limit = UNLIKE + UNLIKE_NOISE * torch.maximum(noise[frame], noise[asked])
         told[rows, frame] = 1 / (1 + (unlike / limit) ** STEEP)
     return told
-
-
-def steepness(picture: Tensor) -> Tensor:
-    """Squared slope of a picture [h, w], [h, w]."""
-    padded = F.pad(picture[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
-    across = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
-    down = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
-    return across.square() + down.square()
 
 
 def _brighter(pictures: Tensor, flows: Sequence[FlowPair], pyramid: Pyramid) -> Tensor:

@@ -28,7 +28,8 @@ from dino_tracker_ros.tracking.motions import (
     surroundings,
     two_motions,
 )
-from dino_tracker_ros.tracking.plain import is_plain, steepness
+from dino_tracker_ros.tracking.pixels import steepness
+from dino_tracker_ros.tracking.plain import is_plain
 from dino_tracker_ros.tracking.pyramid import COARSEST, Pyramid
 from dino_tracker_ros.tracking.trajectories import FlowPair, sample_map
 
