@@ -43,12 +43,10 @@ class Dis:
 
     Args:
         preset: a key of DIS_PRESETS.
-        device: where results are put.
     """
 
-    def __init__(self, preset: str, device: torch.device) -> None:
+    def __init__(self, preset: str) -> None:
         self._preset = DIS_PRESETS[preset]
-        self._device = device
         self._of_thread = threading.local()
 
     def encode(self, images: Tensor) -> list[GrayFrame]:
@@ -64,7 +62,7 @@ class Dis:
         for source, target in zip(sources, targets, strict=True):
             found = self._of_thread.dis.calc(source.gray, target.gray, None)
             flow = torch.from_numpy(found[: source.height, : source.width])
-            flows.append(flow.to(self._device).permute(2, 0, 1))
+            flows.append(flow.permute(2, 0, 1))
         return torch.stack(flows)
 
     def _encode(self, picture: NDArray[np.uint8]) -> GrayFrame:

@@ -42,7 +42,7 @@ class FlowEstimator(Protocol[Encoded]):
 
         Returns:
             float32 [B, 2, H, W], (x, y) px: pixel p of source b is at p + flow[b, :, p] in
-            target b. On the estimator's device.
+            target b. RAFT's is on its device, DIS' in main memory.
         """
         ...
 
@@ -66,7 +66,7 @@ def load_flow(
         weights: a RAFT checkpoint to take instead, torchvision's or the original's.
         updates: RAFT's recurrent updates.
         precision: of RAFT's convolutions.
-        device: where RAFT runs, and where results are put.
+        device: where RAFT runs.
 
     Raises:
         SettingError: no such method.
@@ -79,6 +79,6 @@ def load_flow(
     if method == "dis":
         method = "dis_medium"
     if method in DIS_PRESETS:
-        return Dis(method, device)
+        return Dis(method)
     known = ", ".join([*RAFT_METHODS, "dis", *DIS_PRESETS])
     raise SettingError(f"flow.method is {method!r}: give one of {known}")

@@ -19,7 +19,15 @@ from dino_tracker_ros.tracking.flow import FlowEstimator
 from dino_tracker_ros.tracking.matching import unit_length
 from dino_tracker_ros.tracking.model import TrackerModel
 from dino_tracker_ros.tracking.settings import Settings
-from dino_tracker_ros.tracking.steadied import Steadied, half_gray, steadied
+from dino_tracker_ros.tracking.steadied import (
+    Compared,
+    Dominant,
+    Layer,
+    compared,
+    dominant,
+    half_gray,
+    steadied,
+)
 from dino_tracker_ros.tracking.stopwatch import Stopwatch
 from dino_tracker_ros.tracking.token_grid import TokenGrid
 from dino_tracker_ros.tracking.trajectories import FlowPair
@@ -55,8 +63,8 @@ class Observed:
         encoded: what the flow estimator needs.
         gray: what tells plain places, see `steadied.half_gray`; None where nobody asks.
         mask: bool [rows * cols], the user's foreground; None where there is none.
-        flow_from_previous: and back, and what goes along with most of it; None of a clip's first
-            frame.
+        flow_from_previous: and back; None of a clip's first frame.
+        layer: that most of both frames is of; None of a clip's first frame.
     """
 
     stamp: int
@@ -67,7 +75,8 @@ class Observed:
     encoded: Any
     gray: Picture | None
     mask: Tensor | None
-    flow_from_previous: Future[Steadied] | None
+    flow_from_previous: Future[FlowPair] | None
+    layer: Future[Layer | None] | None
 
 
 class Observer:
@@ -121,7 +130,9 @@ class Observer:
         with self._stopwatch.stage("flow"):
             (encoded,) = self._flow.encode(image[None])
             gray = half_gray(resized) if self._settings.flow.steadied else None
-            flow = None if before is None else self._started_flow(before, encoded, gray)
+            flow, layer = (
+                (None, None) if before is None else self._started_flow(before, encoded, gray)
+            )
         return Observed(
             stamp=frame.stamp,
             image=image,
@@ -132,6 +143,7 @@ class Observer:
             gray=gray,
             mask=self._token_mask(frame, size),
             flow_from_previous=flow,
+            layer=layer,
         )
 
     def look(self, observed: Observed) -> Observed:
@@ -142,7 +154,7 @@ class Observer:
 
     def flow_both_ways(self, first: Observed, second: Observed) -> FlowPair:
         """Flow straight from one frame of the clip to another, and back, as it is estimated."""
-        return self._both_ways(first.encoded, second.encoded)
+        return self._on_device(self._both_ways(first.encoded, second.encoded))
 
     def grid(self, size: WorkingSize) -> TokenGrid:
         """Where the tokens lie that find points."""
@@ -179,25 +191,42 @@ class Observer:
 
     def _started_flow(
         self, before: Observed, encoded: Any, gray: Picture | None
-    ) -> Future[Steadied]:
-        def compute() -> Steadied:
+    ) -> tuple[Future[FlowPair], Future[Layer | None]]:
+        layer: Future[Layer | None] = Future()
+
+        def moving() -> tuple[FlowPair, Compared | None, Dominant | None]:
             flow = self._both_ways(before.encoded, encoded)
             if before.gray is None or gray is None:
-                return Steadied(flow, None)
-            # Threads begin with the oldest frame, so that none waits for one not begun.
-            earlier = before.flow_from_previous
-            layer = None if earlier is None else earlier.result().layer
-            return steadied(before.gray, gray, flow, layer)
+                return flow, None, None
+            pair = compared(before.gray, gray, flow)
+            # Only this waits for earlier frames. Threads begin with the oldest, so that none waits
+            # for one not begun.
+            known = None if before.layer is None else before.layer.result()
+            return flow, pair, None if pair is None else dominant(pair, known)
+
+        def compute() -> FlowPair:
+            try:
+                flow, pair, found = moving()
+                layer.set_result(None if found is None else found.layer())
+            except BaseException as error:
+                layer.set_exception(error)  # the next frame waits for it
+                raise
+            if pair is not None and found is not None:
+                flow = steadied(flow, pair, found)
+            return self._on_device(flow)
 
         if self._threads is not None:
-            return self._threads.submit(compute)
-        done: Future[Steadied] = Future()
+            return self._threads.submit(compute), layer
+        done: Future[FlowPair] = Future()
         done.set_result(compute())
-        return done
+        return done, layer
 
     def _both_ways(self, first: Any, second: Any) -> FlowPair:
         there, back = self._flow.flow([first, second], [second, first])
         return there, back
+
+    def _on_device(self, flow: FlowPair) -> FlowPair:
+        return flow[0].to(self._device), flow[1].to(self._device)
 
 
 def pictures_of(frames: Sequence[Observed]) -> Tensor:

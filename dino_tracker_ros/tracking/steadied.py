@@ -87,34 +87,32 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Steadied:
-    """Flow between two frames, there and back, and the layer that most of them is of; None where
-    there is none, or nobody asked."""
-
-    flow: FlowPair
-    layer: Layer | None
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Two frames, finest level first, and by how much they differ along flow.
+class Compared:
+    """Two neighbouring frames, half-size, and what is seen along the flow between them.
 
     Attributes:
-        missed: [h, w], squared differences.
+        here, there: of both, finest level first, equally bright.
+        ahead, back: flow, [2, h, w] px of theirs.
+        missed: [h, w], squared differences along the former.
         noise: the least of them.
+        guesses: of a motion that they have in common.
     """
 
     here: Sequence[Picture]
     there: Sequence[Picture]
+    ahead: Picture
+    back: Picture
     missed: Picture
     noise: float
+    guesses: Sequence[Homography]
 
 
 @dataclass(frozen=True)
-class _Dominant:
+class Dominant:
     """A motion that most of a picture goes along with.
 
     Attributes:
+        motion: half-size px.
         led: [2, h, w], the motion as flow, px.
         more: [h, w], how much more than flow it misses, squared differences.
         along: bool [h, w], the edges that go along.
@@ -125,60 +123,70 @@ class _Dominant:
     more: Picture
     along: Mask
 
+    def layer(self) -> Layer:
+        """As the next pair of frames wants to know it."""
+        edges = cv2.dilate(self.along.astype(np.uint8), np.ones((BESIDE, BESIDE), np.uint8))
+        size = edges.shape[::-1]
+        later = cv2.warpPerspective(edges, self.motion, size, flags=cv2.INTER_NEAREST)
+        return Layer(self.motion, later > 0)
 
-def steadied(
-    here: Picture, there: Picture, flow: FlowPair, before: Layer | None = None
-) -> Steadied:
-    """Flow between two frames, there and back, with the dominant motion where pictures tell
-    nothing; as it is where most of them has no common motion.
+
+def compared(here: Picture, there: Picture, flow: FlowPair) -> Compared | None:
+    """Two neighbouring frames along flow; None where they are too small to tell anything.
 
     Args:
         here, there: half-size pictures of them, see `half_gray`: they show what matters, in a
             quarter of the time and with less noise.
-        flow: between them, px.
-        before: what went along as far as `here`; None where that is not known.
+        flow: between them, there and back, px.
     """
     if min(flow[0].shape[1:]) < SMALLEST:
-        return Steadied(flow, None)
+        return None
     ahead, back = (_halved(each) for each in flow)
     change = _change(here, there, ahead)
     seen = change[np.isfinite(change)]
     brighter = np.median(seen) if len(seen) else np.float32(0)
-    there = there - brighter
     missed = _squared(change - brighter)
     noise = max(ROUNDED, float(np.percentile(_mean(missed), QUIET)))
-    pair = _Pair(levels_of(here), levels_of(there), missed, noise)
-    guess = _guess(ahead)
-    starts = [np.eye(3)] if guess is None else [np.eye(3), guess]
-    found = _followed(pair, before, starts) or _dominant(pair, starts, None)
-    if found is None:
-        return Steadied(flow, None)
+    levels = levels_of(here), levels_of(there - brighter)
+    return Compared(*levels, ahead, back, missed, noise, _guesses(ahead))
+
+
+def dominant(pair: Compared, before: Layer | None) -> Dominant | None:
+    """The motion that most of two frames has; None where most of them has none in common.
+
+    Args:
+        before: what went along as far as the first of them; None where that is not known.
+    """
+    return _followed(pair, before) or _dominant(pair, pair.guesses, None)
+
+
+def steadied(flow: FlowPair, pair: Compared, found: Dominant) -> FlowPair:
+    """Flow between two frames, there and back, px, with the dominant motion where pictures tell
+    nothing."""
+    here, there = pair.here[0], pair.there[0]
     inverse = np.linalg.inv(found.motion).astype(np.float64)
     led_back = _flow_of(inverse, here.shape)
-    missed_back, missed_led = (_squared(_change(there, here, each)) for each in (back, led_back))
-    decided = (
-        _given_way(flow[0], _undecided(here, ahead - found.led, found.more, noise), found.motion),
-        _given_way(
-            flow[1], _undecided(there, back - led_back, missed_led - missed_back, noise), inverse
-        ),
+    missed_back, missed_led = (
+        _squared(_change(there, here, each)) for each in (pair.back, led_back)
     )
-    edges = cv2.dilate(found.along.astype(np.uint8), np.ones((BESIDE, BESIDE), np.uint8))
-    size = here.shape[::-1]
-    later = cv2.warpPerspective(edges, found.motion, size, flags=cv2.INTER_NEAREST) > 0
-    return Steadied(decided, Layer(found.motion, later))
+    ahead = _undecided(here, pair.ahead - found.led, found.more, pair.noise)
+    back = _undecided(there, pair.back - led_back, missed_led - missed_back, pair.noise)
+    return _given_way(flow[0], ahead, found.motion), _given_way(flow[1], back, inverse)
 
 
-def _followed(pair: _Pair, before: Layer | None, starts: Sequence[Homography]) -> _Dominant | None:
+def _followed(pair: Compared, before: Layer | None) -> Dominant | None:
     """The motion of a known layer."""
     if before is None:
         return None
-    starts = [before.motion, *starts]
+    starts = [before.motion, *pair.guesses]
     # In coarser pictures its edges run into those of what passes.
     finest = replace(pair, here=pair.here[:1], there=pair.there[:1])
     return _dominant(finest, starts, before.edges) or _dominant(pair, starts, before.edges)
 
 
-def _dominant(pair: _Pair, starts: Sequence[Homography], within: Mask | None) -> _Dominant | None:
+def _dominant(
+    pair: Compared, starts: Sequence[Homography], within: Mask | None
+) -> Dominant | None:
     """The motion that most parts of the picture, or of what is within the mask, go along with."""
     here, there = pair.here[0], pair.there[0]
     motion = direct_motion(pair.here, pair.there, starts, pair.noise, within)
@@ -195,15 +203,15 @@ def _dominant(pair: _Pair, starts: Sequence[Homography], within: Mask | None) ->
     told = seen >= EDGES
     if not told.any() or (_by_cell(along & asked) > MOSTLY * seen)[told].mean() < MOST:
         return None
-    return _Dominant(motion, led, more, along)
+    return Dominant(motion, led, more, along)
 
 
-def _guess(flow: Picture) -> Homography | None:
-    """The homography that most of the flow [2, h, w] agrees with."""
+def _guesses(flow: Picture) -> list[Homography]:
+    """No motion, and the homography that most of the flow [2, h, w] agrees with."""
     y, x = np.mgrid[: flow.shape[1] : SPACING, : flow.shape[2] : SPACING].reshape(2, -1)
     here = np.stack([x, y], axis=1).astype(np.float32)
     found, _ = cv2.findHomography(here, here + flow[:, y, x].T, cv2.RANSAC, SAME)
-    return None if found is None else found.astype(np.float64)
+    return [np.eye(3)] if found is None else [np.eye(3), found.astype(np.float64)]
 
 
 def _undecided(here: Picture, apart: Picture, more: Picture, noise: float) -> Mask:

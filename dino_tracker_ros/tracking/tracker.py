@@ -175,7 +175,7 @@ class DinoTracker:
             raise ClipError(f"cannot forget {frames} frames: the clip holds {len(self._frames)}")
         gone = {frame.stamp: frame for frame in (*self._keyframes, *self._frames[:frames])}
         self._keyframes = [
-            replace(gone[stamp], encoded=None, gray=None, flow_from_previous=None)
+            replace(gone[stamp], encoded=None, gray=None, flow_from_previous=None, layer=None)
             for stamp in sorted(gone.keys() & set(keep))
         ]
         del self._frames[:frames]
@@ -335,7 +335,7 @@ class DinoTracker:
     def _flows(self) -> list[FlowPair]:
         """Flow between neighbouring frames, T-1 pairs."""
         pairs = [frame.flow_from_previous for frame in self._frames[1:]]
-        return [pair.result().flow for pair in pairs if pair is not None]
+        return [pair.result() for pair in pairs if pair is not None]
 
     def _working_size(self) -> WorkingSize:
         if self._size is None:
