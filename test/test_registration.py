@@ -513,8 +513,9 @@ def test_frames_read_as_one_volume_are_frames_read_by_themselves(frames: int) ->
     pictures = 255 * torch.rand(frames, 40, 60, generator=generator)
     where = torch.randint(frames, (50,), generator=generator).sort().values
     places = 2.4 * torch.rand(50, 30, 2, generator=generator) - 1.2
-    alone = warps._run_reader(pictures, where)(places)
-    volume = warps._volume_reader(pictures, where)(places)
+    shown = warps.Shown([pictures], [50], where)
+    alone = warps._run_reader(shown)(places)
+    volume = warps._volume_reader(shown)(places)
     assert alone.shape == (50, 30)
     torch.testing.assert_close(volume, alone, atol=2e-3, rtol=0)
 

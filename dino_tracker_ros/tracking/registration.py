@@ -16,10 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dino_tracker_ros.tracking.pyramid import COARSEST, OCTAVES, Pyramid
+from dino_tracker_ros.tracking.pyramid import OCTAVES, Pyramid
 from dino_tracker_ros.tracking.settings import RegistrationSettings
 from dino_tracker_ros.tracking.templates import Template, usual_likeness
 from dino_tracker_ros.tracking.warps import (
+    Reader,
+    Shown,
+    homogeneous,
     moved_back,
     place_and_warp,
     reader_of,
@@ -28,8 +31,8 @@ from dino_tracker_ros.tracking.warps import (
     view_of,
 )
 
-STEPS = (5, 5, 8)
-"""Gauss-Newton steps from the coarsest level to the finest."""
+STEPS, FINEST_STEPS = 5, 8
+"""Gauss-Newton steps on a level, and on a patch's finest."""
 AREA_LIMIT = 3.0
 """Largest change of the patch's area, either way, beside its whole octaves."""
 BLURRED = 0.4
@@ -115,102 +118,209 @@ def register(
         vouched: how much less alike a blurred patch has to be, because something else says that
             it is there.
     """
+    if len(rows) == 0:
+        nothing = torch.zeros_like(rows, dtype=torch.bool)
+        return Patches(rows, frames, start, affine, start[:, 0], nothing)
     octaves = (torch.linalg.det(affine).clamp(min=1e-3).log2() / 2).round().long()
     octaves = octaves.clamp(-OCTAVES, OCTAVES)
-    result = Patches(
-        rows, frames, start.clone(), affine.clone(),
-        torch.zeros_like(start[:, 0]), torch.zeros_like(rows, dtype=torch.bool),
-    )  # fmt: skip
-    for octave in octaves.unique().tolist():
-        part = torch.nonzero(octaves == octave)[:, 0]
-        place, warp, error, found = _registered(
-            pyramid, templates, rows[part], frames[part], start[part], affine[part],
-            octave, coarsest, reach, settings, vouched,
-        )  # fmt: skip
-        result.error[part], result.found[part] = error, found
-        result.points[part[found]], result.affine[part[found]] = place[found], warp[found]
-    return result
+    order = octaves.argsort(stable=True)
+    search = _Search(
+        rows[order], frames[order], start[order], affine[order], octaves[order], coarsest, reach
+    )
+    place, warp, error, found = _registered(pyramid, templates, search, settings, vouched)
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    kept = found[:, None]
+    return Patches(
+        rows,
+        frames,
+        torch.where(kept, place, search.start)[back],
+        torch.where(kept[..., None], warp, search.affine)[back],
+        error[back],
+        found[back],
+    )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What `register` was asked for, by octaves: by how many times the patches have doubled.
+
+    Those that have grown are looked for in a picture as much coarser, of those that have shrunk a
+    coarser template, so that both show the same detail.
+
+    Attributes:
+        octaves: int64 [B], ascending.
+    """
+
+    rows: Tensor
+    frames: Tensor
+    start: Tensor
+    affine: Tensor
+    octaves: Tensor
+    coarsest: int
+    reach: float
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Patches of one octave.
+
+    Attributes:
+        octave: of them.
+        some: which of all.
+    """
+
+    octave: int
+    some: slice
+
+    @property
+    def finest(self) -> int:
+        """The finest level of their templates that is looked for."""
+        return max(0, -self.octave)
+
+
+def _groups(octaves: Tensor) -> list[_Group]:
+    """Of ascending octaves int64 [B]."""
+    found, counts = (part.tolist() for part in octaves.unique_consecutive(return_counts=True))
+    groups, first = [], 0
+    for octave, count in zip(found, counts, strict=True):
+        groups.append(_Group(octave, slice(first, first + count)))
+        first += count
+    return groups
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Where patches lie by the latest level, and how they look there; changed in place.
+
+    Attributes:
+        table: [B, 9], all of it side by side, so that it is copied at once.
+    """
+
+    table: Tensor
+
+    @property
+    def place(self) -> Tensor:
+        """[B, 2], px of the pyramid's finest level."""
+        return self.table[:, :2]
+
+    @property
+    def warp(self) -> Tensor:
+        """[B, 2, 2], beside the octaves."""
+        return self.table[:, 2:6].unflatten(1, (2, 2))
+
+    @property
+    def error(self) -> Tensor:
+        """[B], see `Patches`."""
+        return self.table[:, 6]
+
+    @property
+    def alike(self) -> Tensor:
+        """[B], likeness to the template."""
+        return self.table[:, 7]
+
+    @property
+    def usual(self) -> Tensor:
+        """[B], the likeness that is usual."""
+        return self.table[:, 8]
+
+
+def _fit(place: Tensor, warp: Tensor, error: Tensor, alike: Tensor, usual: Tensor) -> _Fit:
+    told = torch.stack([error, alike, usual], dim=1)
+    return _Fit(torch.cat([place, warp.flatten(1), told], dim=1))
 
 
 def _registered(
     pyramid: Pyramid,
     templates: Sequence[Template],
-    rows: Tensor,
-    frames: Tensor,
-    start: Tensor,
-    affine: Tensor,
-    octave: int,
-    coarsest: int,
-    reach: float,
+    search: _Search,
     settings: RegistrationSettings,
     vouched: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Places, warps, errors and whether it was found, of patches of one octave: those that have
-    grown are looked for in a picture as much coarser, of those that have shrunk a coarser
-    template, so that both show the same detail."""
-    finest = max(0, -octave)
-    coarsest = max(coarsest, finest)
-    place, warp = start, affine / 2**octave
-    near = templates[finest].contrast[rows, 0] > FLAT
-    nothing = start.new_full((len(start),), torch.inf)
-    softer = place, warp, nothing, -nothing, nothing
-    for level in range(coarsest, finest - 1, -1):
-        shown = level + octave
+    """Places, warps, errors and whether it was found."""
+    rows, frames, octaves, start = search.rows, search.frames, search.octaves, search.start
+    grown = torch.exp2(octaves.to(start.dtype))
+    nothing = torch.full_like(grown, torch.inf)
+    now = _fit(start, search.affine / grown[:, None, None], nothing, -nothing, nothing)
+    before = _Fit(now.table.clone())  # on the level before a patch's finest
+    near = torch.ones_like(rows, dtype=torch.bool)
+    groups = _groups(octaves)
+    deepest = max((group.finest for group in groups), default=0)
+    for level in range(max(search.coarsest, deepest), -1, -1):
+        taken = [g for g in groups if g.finest <= level <= max(search.coarsest, g.finest)]
+        if not taken:
+            continue
+        ending = [group.some for group in taken if group.finest == level]
+        some, counts = _joined([group.some for group in taken])
+        last, _ = _joined(ending) if ending else (slice(some.start, some.start), [])
+        before.table[last] = now.table[last]
+        shown = Shown([pyramid.levels[level + g.octave] for g in taken], counts, frames[some])
+        px = grown[some] * 2**level
         at, warp, alike = _refined(
-            templates[level], rows, pyramid.levels[shown], frames,
-            place / 2**shown, warp, STEPS[COARSEST - level + finest],
+            templates[level], rows[some], shown, now.place[some] / px[:, None], now.warp[some],
+            len(ending),
         )  # fmt: skip
-        place = at * 2**shown
         unlike = (1 - alike.square()).clamp(min=0).sqrt()
-        error = templates[level].looseness[rows] * unlike * 2**shown
-        near = near & ((place - start).norm(dim=-1) < reach)
-        usual = usual_likeness(templates[level], rows, pyramid.noise[shown, frames])
-        if level == finest + 1:
-            softer = place, warp, error, alike, usual
-    soft_place, soft_warp, soft_error, soft_alike, soft_usual = softer
-    sharp = alike > settings.likeness * usual
-    blurred = soft_alike > settings.likeness * soft_usual - vouched
-    soft = ~sharp & (alike > BLURRED * usual) & blurred
+        noise = pyramid.noise[octaves[some] + level, frames[some]]
+        usual = usual_likeness(templates[level], rows[some], noise)
+        error = templates[level].looseness[rows[some]] * unlike * px
+        now.table[some] = _fit(at * px[:, None], warp, error, alike, usual).table
+        near[some] &= (now.place[some] - start[some]).norm(dim=-1) < search.reach
+        near[last] &= templates[level].contrast[rows[last], 0] > FLAT
+    sharp = now.alike > settings.likeness * now.usual
+    blurred = before.alike > settings.likeness * before.usual - vouched
+    soft = ~sharp & (now.alike > BLURRED * now.usual) & blurred
     # What is blurred leads the finest level astray.
-    place = torch.where(soft[:, None], soft_place, place)
-    warp = torch.where(soft[:, None, None], soft_warp, warp)
-    error = torch.where(soft, soft_error, error)
-    area = torch.linalg.det(warp)
+    fit = _Fit(torch.where(soft[:, None], before.table, now.table))
+    area = torch.linalg.det(fit.warp)
     found = near & (sharp | soft) & (area > 1 / AREA_LIMIT) & (area < AREA_LIMIT)
-    return place, warp * 2**octave, error.nan_to_num(torch.inf, posinf=torch.inf), found
+    error = fit.error.nan_to_num(torch.inf, posinf=torch.inf)
+    return fit.place, fit.warp * grown[:, None, None], error, found
+
+
+def _joined(parts: Sequence[slice]) -> tuple[slice, list[int]]:
+    """Slices that lie side by side as one, and how long each is."""
+    return slice(parts[0].start, parts[-1].stop), [part.stop - part.start for part in parts]
 
 
 def _refined(
     template: Template,
     rows: Tensor,
-    pictures: Tensor,
-    frames: Tensor,
+    shown: Shown,
     place: Tensor,
     warp: Tensor,
-    steps: int,
+    ending: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Places [B, 2], warps [B, 2, 2] and likeness [B] after some Gauss-Newton steps.
 
     Args:
         template: of N points.
         rows: int64 [B], whose patches.
-        pictures: [T, h, w].
-        frames: int64 [B], of the pictures; those of one frame side by side.
+        shown: the pictures they are looked for in.
         place, warp: [B, 2] px and [B, 2, 2], where to begin.
-        steps: to take.
+        ending: how many of the pictures show patches on their finest level: the first ones.
     """
-    offsets, weight = template.offsets, template.weight[rows]
-    values, contrast = template.values[rows], template.contrast[rows]
-    solver = template.solver[rows].transpose(1, 2)
-    reader = reader_of(pictures, frames)
-    view = view_of(place, warp, pictures)
-    wanted = -values
-    for _ in range(steps):
-        seen, spread = standardized(seen_in(reader, view, offsets), weight)
-        error = torch.addcmul(wanted, seen, contrast / spread)
-        # As a row, on a CPU: by a column the product takes fifteen times as long.
-        step = torch.bmm(error[:, None], solver)[:, 0]
-        view = moved_back(view, step)
-    seen, spread = standardized(seen_in(reader, view, offsets), weight)
+    weight, values = template.weight[rows], template.values[rows]
+    contrast, solver = template.contrast[rows], template.solver[rows].transpose(1, 2)
+    root, offsets, wanted = weight.sqrt(), homogeneous(template.offsets), -values
+
+    def stepped(view: Tensor, reader: Reader, steps: int) -> Tensor:
+        some = slice(len(view))
+        for _ in range(steps):
+            values_there = seen_in(reader, view, offsets)
+            seen, spread = standardized(values_there, weight[some], root[some])
+            error = torch.addcmul(wanted[some], seen, contrast[some] / spread)
+            # As a row, on a CPU: by a column the product takes fifteen times as long.
+            view = moved_back(view, torch.bmm(error[:, None], solver[some])[:, 0])
+        return view
+
+    reader = reader_of(shown)
+    every = ending == len(shown.counts)
+    view = stepped(view_of(place, warp, shown), reader, FINEST_STEPS if every else STEPS)
+    if ending and not every:
+        count = sum(shown.counts[:ending])
+        first = Shown(shown.pictures[:ending], shown.counts[:ending], shown.frames[:count])
+        longer = stepped(view[:count], reader_of(first), FINEST_STEPS - STEPS)
+        view = torch.cat([longer, view[count:]])
+    seen, spread = standardized(seen_in(reader, view, offsets), weight, root)
     alike = (seen * values * weight).sum(dim=1) / (spread * contrast)[:, 0]
-    return *place_and_warp(view, pictures), alike
+    return *place_and_warp(view, shown), alike

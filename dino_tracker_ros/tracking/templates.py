@@ -16,7 +16,14 @@ from torch.nn import functional as F
 from dino_tracker_ros.tracking.constants import constant
 from dino_tracker_ros.tracking.lattice import square
 from dino_tracker_ros.tracking.pyramid import COARSEST, Pyramid
-from dino_tracker_ros.tracking.warps import reader_of, seen_in, standardized, view_of
+from dino_tracker_ros.tracking.warps import (
+    Shown,
+    homogeneous,
+    reader_of,
+    seen_in,
+    standardized,
+    view_of,
+)
 
 SHEAR_PRIOR = 0.02
 """How strongly a step is kept from deforming the patch, of the mean curvature."""
@@ -122,12 +129,14 @@ def _template(
     seen = picture.new_zeros(len(points), side, side)
     order = frames.argsort(stable=True)
     upright = torch.eye(2, device=picture.device).expand(len(points), 2, 2)
-    view = view_of(points[order], upright, picture)
-    found = seen_in(reader_of(picture, frames[order]), view, wide)
+    shown = Shown([picture], [len(points)], frames[order])
+    view = view_of(points[order], upright, shown)
+    found = seen_in(reader_of(shown), view, homogeneous(wide))
     seen[order] = found.view(-1, side, side)
     right_left = ((seen[:, 1:-1, 2:] - seen[:, 1:-1, :-2]) / 2).flatten(1)
     down_up = ((seen[:, 2:, 1:-1] - seen[:, :-2, 1:-1]) / 2).flatten(1)
-    centred, contrast = standardized(seen[:, 1:-1, 1:-1].flatten(1), weight)
+    inner = seen[:, 1:-1, 1:-1].flatten(1)
+    centred, contrast = standardized(inner, weight, weight.sqrt())
     across, along = offsets[:, 0] / radius, offsets[:, 1] / radius
     # Of what is added to a motion's rows (a, b, x) and (c, d, y), of contrast and of brightness.
     slopes = torch.stack(

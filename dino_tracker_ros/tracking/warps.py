@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,37 +16,70 @@ Reader = Callable[[Tensor], Tensor]
 [B, K]: bilinear, the border repeated."""
 
 
-def view_of(place: Tensor, warp: Tensor, pictures: Tensor) -> Tensor:
-    """How patches lie in pictures [T, h, w]: maps [B, 2, 3] from offsets (x, y, 1) px of a patch to
-    (x, y) from -1 to 1 over the picture.
+_ADJUGATE = (
+    0.0, 0.0, 0.0, 1.0,
+    0.0, -1.0, 0.0, 0.0,
+    0.0, 0.0, 0.0, 0.0,
+    0.0, 0.0, -1.0, 0.0,
+    1.0, 0.0, 0.0, 0.0,
+    0.0, 0.0, 0.0, 0.0,
+)  # fmt: skip
+"""[6, 4], from rows (a, b, x) and (c, d, y) to (d, -b, -c, a)."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The pictures that B patches are seen in.
+
+    Attributes:
+        pictures: [T, h, w] each, of any sizes.
+        counts: how many patches are seen in each of these, side by side.
+        frames: int64 [B], in which of the T; those of one frame side by side, too.
+    """
+
+    pictures: Sequence[Tensor]
+    counts: Sequence[int]
+    frames: Tensor
+
+
+def view_of(place: Tensor, warp: Tensor, shown: Shown) -> Tensor:
+    """How patches lie in pictures: maps [B, 2, 3] from offsets (x, y, 1) px of a patch to (x, y)
+    from -1 to 1 over the picture.
 
     Args:
         place, warp: centres [B, 2] px and deformations [B, 2, 2].
     """
-    scale, _ = _units(pictures)
+    scale = 1 / _half_sizes(shown)
     centre = torch.addcmul(constant((-1.0, -1.0), place), place, scale)
-    return torch.cat([warp * scale[:, None], centre[..., None]], dim=2)
+    return torch.cat([warp * scale[..., None], centre[..., None]], dim=2)
 
 
-def place_and_warp(view: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+def place_and_warp(view: Tensor, shown: Shown) -> tuple[Tensor, Tensor]:
     """The inverse of `view_of`."""
-    _, px = _units(pictures)
-    return (view[..., 2] + 1) * px, view[..., :2] * px[:, None]
+    px = _half_sizes(shown)
+    return (view[..., 2] + 1) * px, view[..., :2] * px[..., None]
 
 
-def _units(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """(x, y) [2]: how far a px is where pictures [T, h, w] reach from -1 to 1, and the inverse."""
-    width, height = max(pictures.shape[-1] - 1, 1), max(pictures.shape[-2] - 1, 1)
-    return (
-        constant((2 / width, 2 / height), pictures),
-        constant((width / 2, height / 2), pictures),
+def _half_sizes(shown: Shown) -> Tensor:
+    """(x, y) [B, 2], px from the middle of a picture to its border."""
+    sizes = [
+        constant((max(each.shape[-1] - 1, 1) / 2, max(each.shape[-2] - 1, 1) / 2), each)
+        for each in shown.pictures
+    ]
+    return torch.cat(
+        [size.expand(count, 2) for size, count in zip(sizes, shown.counts, strict=True)]
     )
 
 
+def homogeneous(offsets: Tensor) -> Tensor:
+    """(x, y, 1) [3, K] of offsets [K, 2]."""
+    return F.pad(offsets, (0, 1), value=1.0).T
+
+
 def seen_in(reader: Reader, view: Tensor, offsets: Tensor) -> Tensor:
-    """Values [B, K] of the pictures at offsets [K, 2] of patches, see `view_of`."""
+    """Values [B, K] of the pictures at offsets (x, y, 1) [3, K] of patches, see `view_of`."""
     # One product for all patches is many times faster than one for each.
-    spread = view.nan_to_num(0.0).flatten(0, 1) @ F.pad(offsets, (0, 1), value=1.0).T
+    spread = view.nan_to_num(0.0).flatten(0, 1) @ offsets
     return reader(spread.view(len(view), 2, -1).transpose(1, 2))
 
 
@@ -53,28 +87,33 @@ def moved_back(view: Tensor, step: Tensor) -> Tensor:
     """Views [B, 2, 3] after a step [B, 6] of the template, what it adds to the rows (a, b, x) and
     (c, d, y) of the identity: its inverse moves the picture. After a singular one they are large,
     which acceptance refuses."""
-    motion = step.view(-1, 2, 3) + constant((1.0, 0.0, 0.0, 0.0, 1.0, 0.0), step).view(2, 3)
-    warp, shift = motion[..., :2], motion[..., 2:]
+    motion = step + constant((1.0, 0.0, 0.0, 0.0, 1.0, 0.0), step)
     # Cramer's rule: of (a, b; c, d) the inverse is (d, -b; -c, a) over the determinant.
-    adjugate = warp.flip(1, 2).transpose(1, 2) * constant((1.0, -1.0, -1.0, 1.0), step).view(2, 2)
-    det = (warp[:, :1] @ adjugate[..., :1]).clamp(min=1e-6)
-    turned = view[..., :2] @ adjugate / det
-    return torch.cat([turned, torch.baddbmm(view[..., 2:], turned, shift, alpha=-1)], dim=2)
+    adjugate = (motion @ constant(_ADJUGATE, step).view(6, 4)).view(-1, 2, 2)
+    motion = motion.view(-1, 2, 3)
+    det = (motion[:, :1, :2] @ adjugate[..., :1]).clamp_(min=1e-6)
+    turned = (view[..., :2] @ adjugate).div_(det)
+    shift = torch.baddbmm(view[..., 2:], turned, motion[..., 2:], alpha=-1)
+    return torch.cat([turned, shift], dim=2)
 
 
-def reader_of(pictures: Tensor, frames: Tensor) -> Reader:
-    """Reads pictures [T, h, w] at frames int64 [B], those of one frame side by side."""
-    return _volume_reader(pictures, frames) if pictures.is_cuda else _run_reader(pictures, frames)
+def reader_of(shown: Shown) -> Reader:
+    """Reads the pictures."""
+    return _volume_reader(shown) if shown.frames.is_cuda else _run_reader(shown)
 
 
-def _run_reader(pictures: Tensor, frames: Tensor) -> Reader:
+def _run_reader(shown: Shown) -> Reader:
     """Frame by frame, as a CPU is fastest."""
-    seen, counts = (run.tolist() for run in frames.unique_consecutive(return_counts=True))
-    # A picture a patch, all of them one: cores share the work by pictures.
-    views = [
-        pictures[frame].expand(count, 1, -1, -1)
-        for frame, count in zip(seen, counts, strict=True)
-    ]
+    views, counts = [], []
+    parts = shown.frames.split(list(shown.counts))
+    for pictures, frames in zip(shown.pictures, parts, strict=True):
+        seen, runs = frames.unique_consecutive(return_counts=True)
+        counts += runs.tolist()
+        # A picture a patch, all of them one: cores share the work by pictures.
+        views += [
+            pictures[frame].expand(count, 1, -1, -1)
+            for frame, count in zip(seen.tolist(), runs.tolist(), strict=True)
+        ]
 
     def read(places: Tensor) -> Tensor:
         values = [
@@ -86,23 +125,34 @@ def _run_reader(pictures: Tensor, frames: Tensor) -> Reader:
     return read
 
 
-def _volume_reader(pictures: Tensor, frames: Tensor) -> Reader:
-    """All at once, as one volume in which the frame is the depth: a GPU waits for every call."""
-    volume = pictures[None, None].expand(len(frames), -1, -1, -1, -1)
-    depth = 2 * frames.to(pictures.dtype) / max(len(pictures) - 1, 1) - 1
+def _volume_reader(shown: Shown) -> Reader:
+    """All at once, as volumes in which the frame is the depth: a GPU waits for every call."""
+    counts = list(shown.counts)
+    volumes = [
+        pictures[None, None].expand(count, -1, -1, -1, -1)
+        for pictures, count in zip(shown.pictures, counts, strict=True)
+    ]
+    last = max(len(shown.pictures[0]) - 1, 1)
+    depth = 2 * shown.frames.to(shown.pictures[0].dtype) / last - 1
 
     def read(places: Tensor) -> Tensor:
         where = torch.cat([places, depth[:, None, None].expand(-1, places.shape[1], 1)], dim=-1)
-        values = F.grid_sample(
-            volume, where[:, None, None], padding_mode="border", align_corners=True
-        )
-        return values[:, 0, 0, 0]
+        values = [
+            F.grid_sample(volume, some, padding_mode="border", align_corners=True)
+            for volume, some in zip(volumes, where[:, None, None].split(counts), strict=True)
+        ]
+        return (values[0] if len(values) == 1 else torch.cat(values))[:, 0, 0, 0]
 
     return read
 
 
-def standardized(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Values [B, K] without their mean, and their standard deviation [B, 1], never zero."""
+def standardized(values: Tensor, weight: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [B, K] without their mean, and their standard deviation [B, 1], never zero.
+
+    Args:
+        weight: [B, K], which sum to one, …
+        root: … and their square roots.
+    """
     centred = values - (values * weight).sum(dim=1, keepdim=True)
-    spread = centred.square().mul_(weight).sum(dim=1, keepdim=True).sqrt()
-    return centred, spread.clamp(min=1e-3)
+    spread = torch.linalg.vector_norm(centred * root, dim=1, keepdim=True)
+    return centred, spread.clamp_(min=1e-3)
