@@ -513,8 +513,11 @@ def test_a_candidate_is_what_was_seen_or_else_where_neighbours_carry_the_point()
     assert places[2].variance[:, 1].sqrt().allclose(torch.tensor(4.0))
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("known", [True, False])
-def test_behind_a_gap_patches_begin_as_deformed_as_they_were_known_to_be(known: bool) -> None:
+def test_behind_a_gap_patches_begin_as_deformed_as_they_were_known_to_be(
+    known: bool, again: bool
+) -> None:
     turn, middle = 1.2, torch.tensor([WIDTH / 2, HEIGHT / 2])
     pyramid = pyramid_of(texture(), texture(turn=turn))
     query = torch.tensor([[90.0, 70.0]])
@@ -531,7 +534,12 @@ def test_behind_a_gap_patches_begin_as_deformed_as_they_were_known_to_be(known: 
     )  # fmt: skip
     if known:
         recalled.course.affine[:, 1] = rotation(turn)
-    found = look(pyramid, patches, paths, nowhere(paths), None, OPTIONS, recalled).registration
+    before = None
+    if again:  # the first look is elsewhere
+        far = paths + torch.tensor([[0.0, 0.0], [-40.0, 30.0]])
+        before = look(pyramid, patches, far, nowhere(far), None, OPTIONS, recalled)
+        assert not before.registration.found[0, 1]
+    found = look(pyramid, patches, paths, nowhere(paths), before, OPTIONS, recalled).registration
     assert bool(found.found[0, 1]) == known
     if known:
         torch.testing.assert_close(found.points[0, 1], place[0], rtol=0, atol=0.2)

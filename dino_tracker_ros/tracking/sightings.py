@@ -58,6 +58,10 @@ small; a GPU waits less between fewer and larger steps."""
 CARRIED = 2
 """Times that points are carried on from where they were seen last: what is found leads farther."""
 
+SEEN_AGAIN = 2
+"""Times that patches are asked for along new paths: what is found tells how deformed they are in
+the frames behind."""
+
 BESIDE = 1.0
 """Starts nearer than this to where a patch was found lead there again, px."""
 
@@ -156,7 +160,11 @@ def look(
     """
     query_frame, queries = patches.frames, patches.points
     start = pyramid.to_picture(points)
-    seen = _seen_along(pyramid, patches, start, before, settings, recalled)
+    if before is None:
+        seen = _seen_along(pyramid, patches, start, settings, recalled)
+    else:
+        seen = before.registration
+        _see_again(_Search(pyramid, patches, seen, settings), start, recalled)
     carried = pyramid.to_picture(carried)
     gone = _gone(carried, pyramid)
     seen.found.logical_and_(~gone)
@@ -241,6 +249,8 @@ def _carry_on(search: _Search, told: Tensor, tried: Tensor) -> None:
             wanted = ahead & ~told & ~seen.found & (last != asked_from)
             asked_from = last
             for part in torch.nonzero(wanted.T).split(at_once):
+                if len(part) == 0:
+                    continue
                 goal, rows = part.unbind(dim=1)
                 origin = last[rows, goal]
                 here, warp = seen.points[rows, origin], seen.affine[rows, origin]
@@ -304,43 +314,88 @@ def _seen_along(
     pyramid: Pyramid,
     patches: QueryPatches,
     start: Tensor,
-    before: Sightings | None,
     settings: RegistrationSettings,
     recalled: Recalled | None,
 ) -> Registration:
     """Patches registered from `start` [N, T, 2], forward and backward from their queries: each
     begins as deformed as it was seen last, so that it may turn and grow over time."""
     count, frames = start.shape[:2]
-    query_frame = patches.frames
+    home = patches.frames
     upright = torch.eye(2, device=start.device).repeat(count, 1, 1)
-    if before is None:
-        seen = Registration(
-            start.clone(),
-            upright[:, None].repeat(1, frames, 1, 1),
-            start.new_full((count, frames), torch.inf),
-            torch.zeros(count, frames, dtype=torch.bool, device=start.device),
+    seen = Registration(
+        start.clone(),
+        upright[:, None].repeat(1, frames, 1, 1),
+        start.new_full((count, frames), torch.inf),
+        torch.zeros(count, frames, dtype=torch.bool, device=start.device),
+    )
+    last = torch.stack([upright, upright])  # forward and backward, which go on side by side
+    for k in range(frames):
+        ways = (k, 1), (frames - 1 - k, -1)
+        ahead = torch.stack([home < k, home > frames - 1 - k])
+        for way, (frame, step) in enumerate(ways):
+            if recalled is not None and recalled.after_gap(frame, step):
+                entry = recalled.course.affine[:, frame]
+                unknown = entry.isnan() | ~ahead[way, :, None, None]
+                last[way] = torch.where(unknown, last[way], entry)
+        way_of, rows = torch.nonzero(ahead, as_tuple=True)
+        if len(rows) == 0:
+            continue
+        goal = torch.where(way_of == 0, ways[0][0], ways[1][0])
+        found = register(
+            pyramid, patches.whole, rows, goal, start[rows, goal], last[way_of, rows],
+            COARSEST, settings.reach, settings,
+        )  # fmt: skip
+        seen.improve_(found)
+        last[way_of, rows] = torch.where(
+            found.found[:, None, None], found.affine, last[way_of, rows]
         )
-    else:
-        seen = before.registration
-    there = _seen_at(seen, start)
-    for order in (range(frames), range(frames - 1, -1, -1)):
-        last = upright.clone()
-        for t in order:
-            ahead = (query_frame < t) if order.step > 0 else (query_frame > t)
-            if recalled is not None and recalled.after_gap(t, order.step):
-                entry = recalled.course.affine[:, t]
-                last = torch.where(entry.isnan() | ~ahead[:, None, None], last, entry)
-            last = torch.where(there[:, t, None, None], seen.affine[:, t], last)
-            rows = torch.nonzero(ahead & ~there[:, t])[:, 0]
-            if len(rows) == 0:
-                continue
-            found = register(
-                pyramid, patches.whole, rows, torch.full_like(rows, t), start[rows, t], last[rows],
-                COARSEST, settings.reach, settings,
-            )  # fmt: skip
-            seen.improve_(found)
-            last[rows] = torch.where(found.found[:, None, None], found.affine, last[rows])
     return seen
+
+
+def _see_again(search: _Search, start: Tensor, recalled: Recalled | None) -> None:
+    """Patches that are not seen at `start` [N, T, 2] registered from there, in all frames at once:
+    by now it is known how deformed they were before, but where they are first seen now; those
+    behind are asked once more."""
+    seen, home = search.seen, search.patches.frames[:, None]
+    there = _seen_at(seen, start)
+    times = torch.arange(start.shape[1], device=start.device)
+    for forward in (True, False):
+        ahead = home < times if forward else home > times
+        asked_from = torch.full_like(home, -1).expand_as(there)
+        for _ in range(SEEN_AGAIN):
+            known, affine = _known_by(there & ahead, seen.affine, forward, recalled)
+            last = _seen_last(known, home, forward)
+            wanted = ahead & ~there & (last != asked_from)
+            asked_from = last
+            for part in torch.nonzero(wanted.T).split(AT_ONCE[start.device.type]):
+                goal, rows = part.unbind(dim=1)
+                found = register(
+                    search.pyramid, search.patches.whole, rows, goal, start[rows, goal],
+                    affine[rows, last[rows, goal]], COARSEST, search.settings.reach,
+                    search.settings,
+                )  # fmt: skip
+                seen.improve_(found)
+                there[rows, goal] = found.found
+
+
+def _known_by(
+    there: Tensor, affine: Tensor, forward: bool, recalled: Recalled | None
+) -> tuple[Tensor, Tensor]:
+    """Where it is known how patches are deformed, bool [N, T], and how, [N, T, 2, 2]: in sight, and
+    on this side of every gap what was known on the other."""
+    if recalled is None:
+        return there, affine
+    known, affine = there.clone(), affine.clone()
+    step = 1 if forward else -1
+    for frame in range(max(step, 0), there.shape[1] + min(step, 0)):
+        if recalled.after_gap(frame, step):
+            entry = recalled.course.affine[:, frame]
+            told = ~entry.isnan().flatten(1).any(dim=1)
+            known[:, frame - step] |= told
+            affine[:, frame - step] = torch.where(
+                told[:, None, None], entry, affine[:, frame - step]
+            )
+    return known, affine
 
 
 def _seen_at(seen: Registration, points: Tensor) -> Tensor:
