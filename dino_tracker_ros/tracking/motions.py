@@ -37,8 +37,8 @@ KEPT = 0.25
 """Share of its places that must still go along with it there, …"""
 FEWEST = 5
 """… and how many at the least."""
-AT_ONCE = 128
-"""Points whose motions are fitted together."""
+AT_ONCE = {"cpu": 128, "cuda": 512}
+"""Points whose motions are fitted together, by kind of device."""
 FAR = 9.0
 """Distance of places that flow says too little about, px a frame."""
 
@@ -155,7 +155,7 @@ def followed(steps: Steps, members: Tensor) -> tuple[Tensor, Tensor]:
 
 def _chunks(steps: Steps) -> list[Tensor]:
     rows = torch.arange(len(steps.moved), device=steps.moved.device)
-    return list(rows.split(AT_ONCE))
+    return list(rows.split(AT_ONCE[rows.device.type]))
 
 
 def _rows(steps: Steps, rows: Tensor) -> Steps:

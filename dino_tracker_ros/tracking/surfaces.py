@@ -185,7 +185,7 @@ def _carried(
     """Where their own motions, if known, carry queries, see `Surfaces.carried`."""
     frames = len(flows) + 1
     places = query_point.new_full((len(query_point), frames, 2), torch.nan)
-    for rows in torch.nonzero(known)[:, 0].split(AT_ONCE):
+    for rows in torch.nonzero(known)[:, 0].split(AT_ONCE[known.device.type]):
         steps = surroundings(flows, query_frame[rows], query_point[rows], min(CARRY, frames - 1))
         maps, kept = followed(steps, motions.members[own[rows], rows])
         for k, step in enumerate(steps.frames):

@@ -16,15 +16,17 @@ Reader = Callable[[Tensor], Tensor]
 [B, K]: bilinear, the border repeated."""
 
 
-_ADJUGATE = (
-    0.0, 0.0, 0.0, 1.0,
-    0.0, -1.0, 0.0, 0.0,
-    0.0, 0.0, 0.0, 0.0,
-    0.0, 0.0, -1.0, 0.0,
-    1.0, 0.0, 0.0, 0.0,
-    0.0, 0.0, 0.0, 0.0,
+_STILL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0)
+"""Rows (a, b, x) and (c, d, y) of the identity, and what `_TURNED` makes of them."""
+_TURNED = (
+    1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0,
+    0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0,
+    0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0,
+    0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0,
+    0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0,
+    0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0,
 )  # fmt: skip
-"""[6, 4], from rows (a, b, x) and (c, d, y) to (d, -b, -c, a)."""
+"""[6, 10], from rows (a, b, x) and (c, d, y) to these and (d, -b, -c, a)."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,10 @@ def moved_back(view: Tensor, step: Tensor) -> Tensor:
     """Views [B, 2, 3] after a step [B, 6] of the template, what it adds to the rows (a, b, x) and
     (c, d, y) of the identity: its inverse moves the picture. After a singular one they are large,
     which acceptance refuses."""
-    motion = step + constant((1.0, 0.0, 0.0, 0.0, 1.0, 0.0), step)
+    both = torch.addmm(constant(_STILL, step), step, constant(_TURNED, step).view(6, 10))
+    motion = both[:, :6].unflatten(1, (2, 3))
     # Cramer's rule: of (a, b; c, d) the inverse is (d, -b; -c, a) over the determinant.
-    adjugate = (motion @ constant(_ADJUGATE, step).view(6, 4)).view(-1, 2, 2)
-    motion = motion.view(-1, 2, 3)
+    adjugate = both[:, 6:].unflatten(1, (2, 2))
     det = (motion[:, :1, :2] @ adjugate[..., :1]).clamp_(min=1e-6)
     turned = (view[..., :2] @ adjugate).div_(det)
     shift = torch.baddbmm(view[..., 2:], turned, motion[..., 2:], alpha=-1)
