@@ -25,14 +25,20 @@ pytestmark = [
 ]
 
 WAYS = {
-    "as robot and cpu do": {"backbone__placing_block": 2, "backbone__placing_scale": 1.5},
-    "without registration": {"registration__enabled": False},
-    "one match a frame, anchors": {
-        "hypotheses__enabled": False,
-        "registration__enabled": False,
-        "inference__occlusion": "anchors",
-    },
-}
+    "as robot and cpu do": (
+        {"backbone__placing_block": 2, "backbone__placing_scale": 1.5}, 170_000
+    ),
+    "without registration": ({"registration__enabled": False}, 33_000),
+    "one match a frame, anchors": (
+        {
+            "hypotheses__enabled": False,
+            "registration__enabled": False,
+            "inference__occlusion": "anchors",
+        },
+        20_000,
+    ),
+}  # fmt: skip
+"""Settings, and how many operations they may take: a GPU waits for each of them."""
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +68,15 @@ def tracked(
     return tracker.track(clip.truth.queries)
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(("way", "most"), WAYS.values(), ids=WAYS)
 def test_a_gpu_tracks_what_a_cpu_does(
-    monkeypatch: pytest.MonkeyPatch, clip: SyntheticClip, way: dict[str, object]
+    monkeypatch: pytest.MonkeyPatch, clip: SyntheticClip, way: dict[str, object], most: int
 ) -> None:
     settings = quick(**way)
     expected = tracked(monkeypatch, clip, settings, torch.device("cpu"))
     with unrecorded(), pretended() as calls:
         found = tracked(monkeypatch, clip, settings, GPU)
-    assert sum(calls.values()) > 1000
+    assert 1000 < sum(calls.values()) < most
     distance = np.linalg.norm(found.points - expected.points, axis=-1)
     assert np.quantile(distance, 0.99) < 0.05, distance.max()
     assert (found.occluded != expected.occluded).mean() < 0.01
