@@ -58,9 +58,9 @@ small; a GPU waits less between fewer and larger steps."""
 CARRIED = 2
 """Times that points are carried on from where they were seen last: what is found leads farther."""
 
-SEEN_AGAIN = 2
-"""Times that patches are asked for along new paths: what is found tells how deformed they are in
-the frames behind."""
+SOON = 4
+"""Frames from where a patch was seen within which it is asked for first along a new path: what is
+found there tells how deformed it is in those behind."""
 
 BESIDE = 1.0
 """Starts nearer than this to where a patch was found lead there again, px."""
@@ -354,19 +354,18 @@ def _seen_along(
 
 def _see_again(search: _Search, start: Tensor, recalled: Recalled | None) -> None:
     """Patches that are not seen at `start` [N, T, 2] registered from there, in all frames at once:
-    by now it is known how deformed they were before, but where they are first seen now; those
-    behind are asked once more."""
+    by now it is known how deformed they were before."""
     seen, home = search.seen, search.patches.frames[:, None]
     there = _seen_at(seen, start)
     times = torch.arange(start.shape[1], device=start.device)
     for forward in (True, False):
         ahead = home < times if forward else home > times
         asked_from = torch.full_like(home, -1).expand_as(there)
-        for _ in range(SEEN_AGAIN):
+        for within in (SOON, len(times)):
             known, affine = _known_by(there & ahead, seen.affine, forward, recalled)
             last = _seen_last(known, home, forward)
-            wanted = ahead & ~there & (last != asked_from)
-            asked_from = last
+            wanted = ahead & ~there & (last != asked_from) & ((times - last).abs() <= within)
+            asked_from = torch.where(wanted, last, asked_from)
             for part in torch.nonzero(wanted.T).split(AT_ONCE[start.device.type]):
                 goal, rows = part.unbind(dim=1)
                 found = register(
