@@ -366,6 +366,33 @@ def test_many_frames_at_once_are_as_each_alone() -> None:
             )
 
 
+@pytest.mark.parametrize("coarsest", [COARSEST, 0])
+def test_patches_of_all_sizes_at_once_are_as_each_alone(coarsest: int) -> None:
+    """A frame for each size, sent in no order of sizes."""
+    scales = (1.0, 0.3, 2.1, 0.5, 3.6, 1.0)
+    slopes = [scale * torch.eye(2) for scale in scales]
+    pyramid = pyramid_of(texture(), *(warped_texture(slope, 1.0, 0.0) for slope in slopes))
+    queries = queries_on(8) * 0.3 + CENTRE * 0.7
+    templates = build_templates(pyramid, torch.zeros(8).long(), queries, OPTIONS.radius)
+    frames = torch.arange(1, 7).repeat_interleave(2)
+    rows = torch.arange(12) % 8
+    affine = torch.stack(slopes)[frames - 1]
+    start = torch.stack([moved(queries[row], slopes[frame - 1])
+                         for row, frame in zip(rows, frames)]) + around(1.0, 12)  # fmt: skip
+    found = register(pyramid, templates, rows, frames, start, affine, coarsest, 16.0, OPTIONS)
+    assert found.found.all()
+    for k in range(12):
+        one = slice(k, k + 1)
+        alone = register(
+            pyramid, templates, rows[one], frames[one], start[one], affine[one], coarsest, 16.0,
+            OPTIONS,
+        )  # fmt: skip
+        for name, tolerance in (("points", 2e-3), ("affine", 2e-4), ("error", 1e-3)):
+            torch.testing.assert_close(
+                getattr(found, name)[one], getattr(alone, name), atol=tolerance, rtol=0
+            )
+
+
 def test_nothing_may_be_looked_for() -> None:
     pyramid = pyramid_of(texture(), texture())
     templates = build_templates(pyramid, torch.zeros(4).long(), queries_on(4), OPTIONS.radius)
@@ -518,6 +545,13 @@ def test_frames_read_as_one_volume_are_frames_read_by_themselves(frames: int) ->
     volume = warps._volume_reader(shown)(places)
     assert alone.shape == (50, 30)
     torch.testing.assert_close(volume, alone, atol=2e-3, rtol=0)
+    # The last twenty in pictures of another size.
+    small = pictures[:, ::2, ::2].contiguous()
+    mixed = warps.Shown([pictures, small], [30, 20], where)
+    second = warps._run_reader(warps.Shown([small], [20], where[30:]))(places[30:])
+    for read in (warps._run_reader, warps._volume_reader):
+        expected = torch.cat([alone[:30], second])
+        torch.testing.assert_close(read(mixed)(places), expected, atol=2e-3, rtol=0)
 
 
 def motion_of(step: Tensor) -> Tensor:
