@@ -124,24 +124,24 @@ def register(
     octaves = (torch.linalg.det(affine).clamp(min=1e-3).log2() / 2).round().long()
     octaves = octaves.clamp(-OCTAVES, OCTAVES)
     order = octaves.argsort(stable=True)
-    search = _Search(
+    asked = _Asked(
         rows[order], frames[order], start[order], affine[order], octaves[order], coarsest, reach
     )
-    place, warp, error, found = _registered(pyramid, templates, search, settings, vouched)
+    place, warp, error, found = _registered(pyramid, templates, asked, settings, vouched)
     back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     kept = found[:, None]
     return Patches(
         rows,
         frames,
-        torch.where(kept, place, search.start)[back],
-        torch.where(kept[..., None], warp, search.affine)[back],
+        torch.where(kept, place, asked.start)[back],
+        torch.where(kept[..., None], warp, asked.affine)[back],
         error[back],
         found[back],
     )
 
 
 @dataclass(frozen=True)
-class _Search:
+class _Asked:
     """What `register` was asked for, by octaves: by how many times the patches have doubled.
 
     Those that have grown are looked for in a picture as much coarser, of those that have shrunk a
@@ -232,21 +232,21 @@ def _fit(place: Tensor, warp: Tensor, error: Tensor, alike: Tensor, usual: Tenso
 def _registered(
     pyramid: Pyramid,
     templates: Sequence[Template],
-    search: _Search,
+    asked: _Asked,
     settings: RegistrationSettings,
     vouched: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Places, warps, errors and whether it was found."""
-    rows, frames, octaves, start = search.rows, search.frames, search.octaves, search.start
+    rows, frames, octaves, start = asked.rows, asked.frames, asked.octaves, asked.start
     grown = torch.exp2(octaves.to(start.dtype))
     nothing = torch.full_like(grown, torch.inf)
-    now = _fit(start, search.affine / grown[:, None, None], nothing, -nothing, nothing)
+    now = _fit(start, asked.affine / grown[:, None, None], nothing, -nothing, nothing)
     before = _Fit(now.table.clone())  # on the level before a patch's finest
     near = torch.ones_like(rows, dtype=torch.bool)
     groups = _groups(octaves)
     deepest = max((group.finest for group in groups), default=0)
-    for level in range(max(search.coarsest, deepest), -1, -1):
-        taken = [g for g in groups if g.finest <= level <= max(search.coarsest, g.finest)]
+    for level in range(max(asked.coarsest, deepest), -1, -1):
+        taken = [g for g in groups if g.finest <= level <= max(asked.coarsest, g.finest)]
         if not taken:
             continue
         ending = [group.some for group in taken if group.finest == level]
@@ -264,7 +264,7 @@ def _registered(
         usual = usual_likeness(templates[level], rows[some], noise)
         error = templates[level].looseness[rows[some]] * unlike * px
         now.table[some] = _fit(at * px[:, None], warp, error, alike, usual).table
-        near[some] &= (now.place[some] - start[some]).norm(dim=-1) < search.reach
+        near[some] &= (now.place[some] - start[some]).norm(dim=-1) < asked.reach
         near[last] &= templates[level].contrast[rows[last], 0] > FLAT
     sharp = now.alike > settings.likeness * now.usual
     blurred = before.alike > settings.likeness * before.usual - vouched

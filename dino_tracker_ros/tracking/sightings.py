@@ -353,8 +353,8 @@ def _seen_along(
 
 
 def _see_again(search: _Search, start: Tensor, recalled: Recalled | None) -> None:
-    """Patches that are not seen at `start` [N, T, 2] registered from there, in all frames at once:
-    by now it is known how deformed they were before."""
+    """Patches that are not seen at `start` [N, T, 2] registered from there, many frames at once: by
+    now it is known how deformed they were before."""
     seen, home = search.seen, search.patches.frames[:, None]
     there = _seen_at(seen, start)
     times = torch.arange(start.shape[1], device=start.device)
