@@ -10,6 +10,8 @@ import torch
 from known_scene import TINY_VIT, quick
 from pretended_gpu import GPU, MixedDevicesError, pretended
 
+from dino_tracker_ros.evaluation import baselines as baselines_module
+from dino_tracker_ros.evaluation.baselines import track_chained_flow
 from dino_tracker_ros.evaluation.synthetic import SyntheticClip, make_clip
 from dino_tracker_ros.tracking import tracker as tracker_module
 from dino_tracker_ros.tracking.backbone import Backbone, random_network
@@ -81,6 +83,17 @@ def test_a_gpu_tracks_what_a_cpu_does(
     assert np.quantile(distance, 0.99) < 0.05, distance.max()
     assert (found.occluded != expected.occluded).mean() < 0.01
     np.testing.assert_allclose(found.confidence, expected.confidence, atol=0.02)
+
+
+def test_flow_that_stays_in_main_memory_is_chained_there(
+    monkeypatch: pytest.MonkeyPatch, clip: SyntheticClip
+) -> None:
+    expected = track_chained_flow(clip.frames, clip.truth.queries, quick(), method="dis")
+    monkeypatch.setattr(baselines_module, "find_device", lambda _: GPU)
+    with pretended():
+        found = track_chained_flow(clip.frames, clip.truth.queries, quick(), method="dis")
+    np.testing.assert_allclose(found.points, expected.points, atol=1e-3)
+    np.testing.assert_array_equal(found.occluded, expected.occluded)
 
 
 def test_the_pretended_gpu_mixes_nothing() -> None:

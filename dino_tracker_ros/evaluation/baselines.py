@@ -124,7 +124,7 @@ def track_chained_flow(
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         there, back = pairs[min(source, target)]
         way = (there, back) if target > source else (back, there)
-        start = torch.from_numpy(size.to_working(points)).to(device)
+        start = torch.from_numpy(size.to_working(points)).to(there.device)
         moved, valid = follow(start, way, settings.trajectories.loop_error)
         return size.to_input(moved.cpu().numpy()), valid.cpu().numpy()
 

@@ -64,7 +64,7 @@ class Observed:
         gray: what tells plain places, see `steadied.half_gray`; None where nobody asks.
         mask: bool [rows * cols], the user's foreground; None where there is none.
         flow_from_previous: and back; None of a clip's first frame.
-        layer: that most of both frames is of; None of a clip's first frame.
+        layer: that most of both frames is of, if any; None of a clip's first frame.
     """
 
     stamp: int
@@ -130,9 +130,9 @@ class Observer:
         with self._stopwatch.stage("flow"):
             (encoded,) = self._flow.encode(image[None])
             gray = half_gray(resized) if self._settings.flow.steadied else None
-            flow, layer = (
-                (None, None) if before is None else self._started_flow(before, encoded, gray)
-            )
+            flow = layer = None
+            if before is not None:
+                flow, layer = self._started_flow(before, encoded, gray)
         return Observed(
             stamp=frame.stamp,
             image=image,
