@@ -9,10 +9,12 @@ import copy
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import torch
@@ -45,7 +47,9 @@ from dino_tracker_ros.tracking.token_grid import TokenGrid
 REPORT_EVERY = 10
 """Iterations between two looks at the losses: each look waits for the device."""
 PACE = 5
-"""Latest iterations whose mean tells how long the next one takes: the first ones take longer."""
+"""Latest iterations whose median tells how long the next one takes: the first ones take longer."""
+BEYOND = 0.1
+"""Share of a time budget by which its last iteration may pass it."""
 SETTLING_FRAMES = 16
 """Frames, spread over the clip, that batch statistics are taken from in the end."""
 
@@ -98,9 +102,10 @@ def optimize(
 ) -> FitReport:
     """Fits the model to a clip, starting from the weights it has.
 
-    The time budget counts from the call to the return, and no iteration begins that would not end
-    in it; the schedule follows whichever of iterations and budget runs out first, so that a short
-    budget still ends at a small learning rate.
+    The time budget counts from the call to the return, which comes as near to its end as
+    iterations allow, and no more than `BEYOND` after it; the schedule follows whichever of
+    iterations and budget runs out first, so that a short budget still ends at a small learning
+    rate.
 
     Raises:
         OptimizationError: a loss is not finite; the model is as it was before the call.
@@ -137,7 +142,7 @@ def optimize(
                     _wait(device)  # what is only under way takes time, too
                 elapsed = time.monotonic() - started
                 begun.append(elapsed)
-                if elapsed + (elapsed - begun[0]) / max(len(begun) - 1, 1) > budget:
+                if _used_up(budget, settings.optimizer.time_budget, begun):
                     stopped = "time_budget"
                     break
                 share = max(done / iterations, elapsed / budget)
@@ -166,6 +171,18 @@ def optimize(
     finally:
         model.eval()
     return FitReport(done, time.monotonic() - started, stopped, values)
+
+
+def _used_up(end: float, budget: float, begun: Sequence[float]) -> bool:
+    """Whether one more iteration would end farther from `end` than now, or too far beyond it.
+
+    Args:
+        end: when iterations should end, s from the start.
+        budget: of the whole fit, s.
+        begun: when the latest iterations began, and now, s from the start.
+    """
+    pace = median([later - earlier for earlier, later in pairwise(begun)] or [0.0])
+    return begun[-1] + pace / 2 >= end or begun[-1] + pace > end + BEYOND * budget
 
 
 def _wait(device: torch.device) -> None:

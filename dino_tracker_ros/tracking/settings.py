@@ -260,7 +260,7 @@ class OptimizerSettings(SettingGroup):
         unit="iterations", minimum=0, maximum=1_000_000,
     )  # fmt: skip
     time_budget: float = setting(
-        0.0, "most seconds for a clip's optimization; 0 sets no limit",
+        0.0, "seconds for a clip's optimization, kept to the nearest iteration; 0 sets no limit",
         unit="s", minimum=0, maximum=86_400,
     )  # fmt: skip
     learning_rate: float = setting(0.01, "Adam's learning rate", minimum=1e-7, maximum=1)
@@ -480,7 +480,7 @@ PRESETS: dict[str, dict[str, Value]] = {
         "backbone.every": 2,
         # A smaller picture knows less beforehand (RESULTS).
         "optimizer.iterations": 30,
-        "optimizer.warm_iterations": 4,
+        "optimizer.warm_iterations": 3,
         "inference.residual_share": 1.0,
         # Flow teaches alone: the others take a third of the time and move no score beyond chance.
         "loss.dino_best_buddies": 0.0,
