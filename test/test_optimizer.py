@@ -553,8 +553,8 @@ def test_the_time_budget_ends_the_fit(
     report = optimize(model, data, settings, iterations=100_000)
     assert report.stopped == "time_budget"
     assert 5 <= report.iterations <= 30
-    # Kept within a tenth: an iteration is one or two looks at the clock.
-    assert 27 <= report.seconds <= 33
+    # All of it is used: an iteration is one or two looks at the clock.
+    assert 27 <= report.seconds <= 30
     assert not equal(state(model), before)
     # The schedule follows the budget: it still ends at a small rate.
     assert rates[-1][0] < 0.1 * max(rate[0] for rate in rates)

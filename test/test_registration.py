@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from dino_tracker_ros.tracking import warps
 from dino_tracker_ros.tracking.pyramid import COARSEST, Pyramid, build_pyramid
 from dino_tracker_ros.tracking.registration import Patches, Registration, register
 from dino_tracker_ros.tracking.settings import RegistrationSettings
-from dino_tracker_ros.tracking.templates import build_templates
+from dino_tracker_ros.tracking.templates import Template, build_templates
 
 OPTIONS = RegistrationSettings(longest_side=4096, radius=10, likeness=0.85)
 CENTRE = torch.tensor([150.0, 110.0])
@@ -343,6 +344,35 @@ def test_rows_are_looked_for_in_any_order_each_in_its_own_place() -> None:
     assert not other.found.any()
 
 
+def as_each_alone(
+    pyramid: Pyramid,
+    templates: Sequence[Template],
+    rows: Tensor,
+    frames: Tensor,
+    start: Tensor,
+    affine: Tensor,
+    coarsest: int,
+    tolerance: float,
+) -> Patches:
+    """Patches registered together, which are found as each is by itself.
+
+    Args:
+        tolerance: of their places, px; a tenth of it of their warps.
+    """
+    found = register(pyramid, templates, rows, frames, start, affine, coarsest, 16.0, OPTIONS)
+    for k in range(len(rows)):
+        one = slice(k, k + 1)
+        alone = register(
+            pyramid, templates, rows[one], frames[one], start[one], affine[one], coarsest, 16.0,
+            OPTIONS,
+        )  # fmt: skip
+        for name, far in (("points", tolerance), ("affine", tolerance / 10), ("error", 1e-3)):
+            torch.testing.assert_close(
+                getattr(found, name)[one], getattr(alone, name), atol=far, rtol=0
+            )
+    return found
+
+
 def test_many_frames_at_once_are_as_each_alone() -> None:
     """Frames in any order."""
     pictures = [warped_texture(SLOPE, 1.0, k * 5.0) for k in range(3)]
@@ -352,18 +382,8 @@ def test_many_frames_at_once_are_as_each_alone() -> None:
     frames = torch.tensor([3, 3, 1, 1, 1, 4, 4, 2, 2, 2])
     rows = torch.tensor([0, 4, 1, 2, 3, 0, 1, 4, 3, 0])
     start, affine = moved(queries)[rows] + around(2.0, 10), torch.eye(2).repeat(10, 1, 1)
-    found = register(pyramid, templates, rows, frames, start, affine, COARSEST, 16.0, OPTIONS)
+    found = as_each_alone(pyramid, templates, rows, frames, start, affine, COARSEST, 1e-3)
     assert found.found.tolist() == [frame != 4 for frame in frames.tolist()]
-    for k in range(10):
-        one = slice(k, k + 1)
-        alone = register(
-            pyramid, templates, rows[one], frames[one], start[one], affine[one], COARSEST, 16.0,
-            OPTIONS,
-        )  # fmt: skip
-        for name, tolerance in (("points", 1e-3), ("affine", 1e-4), ("error", 1e-3)):
-            torch.testing.assert_close(
-                getattr(found, name)[one], getattr(alone, name), atol=tolerance, rtol=0
-            )
 
 
 @pytest.mark.parametrize("coarsest", [COARSEST, 0])
@@ -379,18 +399,8 @@ def test_patches_of_all_sizes_at_once_are_as_each_alone(coarsest: int) -> None:
     affine = torch.stack(slopes)[frames - 1]
     start = torch.stack([moved(queries[row], slopes[frame - 1])
                          for row, frame in zip(rows, frames)]) + around(1.0, 12)  # fmt: skip
-    found = register(pyramid, templates, rows, frames, start, affine, coarsest, 16.0, OPTIONS)
+    found = as_each_alone(pyramid, templates, rows, frames, start, affine, coarsest, 2e-3)
     assert found.found.all()
-    for k in range(12):
-        one = slice(k, k + 1)
-        alone = register(
-            pyramid, templates, rows[one], frames[one], start[one], affine[one], coarsest, 16.0,
-            OPTIONS,
-        )  # fmt: skip
-        for name, tolerance in (("points", 2e-3), ("affine", 2e-4), ("error", 1e-3)):
-            torch.testing.assert_close(
-                getattr(found, name)[one], getattr(alone, name), atol=tolerance, rtol=0
-            )
 
 
 def test_nothing_may_be_looked_for() -> None:

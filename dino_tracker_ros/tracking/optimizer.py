@@ -102,10 +102,10 @@ def optimize(
 ) -> FitReport:
     """Fits the model to a clip, starting from the weights it has.
 
-    The time budget counts from the call to the return, which comes as near to its end as
-    iterations allow, and no more than `BEYOND` after it; the schedule follows whichever of
-    iterations and budget runs out first, so that a short budget still ends at a small learning
-    rate.
+    The time budget counts from the call to the return. An iteration begins where, going by the
+    latest, it ends nearer to the budget than now and at most `BEYOND` of it too late. The schedule
+    follows whichever of iterations and budget runs out first, so that a short budget still ends at
+    a small learning rate.
 
     Raises:
         OptimizationError: a loss is not finite; the model is as it was before the call.
@@ -121,7 +121,7 @@ def optimize(
         lr=settings.optimizer.learning_rate,
     )
     started = time.monotonic()
-    budget = math.inf
+    end = math.inf  # of the iterations, s from the start
     stopped = "iterations"
     values: dict[str, float] = {}
     done = 0
@@ -131,21 +131,21 @@ def optimize(
     try:
         with own_stream(device):
             if settings.optimizer.time_budget > 0:
-                budget = settings.optimizer.time_budget - _settling_seconds(model, data, settings)
+                end = settings.optimizer.time_budget - _settling_seconds(model, data, settings)
             begun: deque[float] = deque(maxlen=PACE + 1)  # the latest iterations
             batches = _pair_batches(len(data.buddies.pairs), settings, generator)
             while done < iterations:
                 if cancelled is not None and cancelled():
                     stopped = "cancelled"
                     break
-                if math.isfinite(budget):
+                if math.isfinite(end):
                     _wait(device)  # what is only under way takes time, too
                 elapsed = time.monotonic() - started
                 begun.append(elapsed)
-                if _used_up(budget, settings.optimizer.time_budget, begun):
+                if _used_up(end, settings.optimizer.time_budget, begun):
                     stopped = "time_budget"
                     break
-                share = max(done / iterations, elapsed / budget)
+                share = max(done / iterations, elapsed / end)
                 _set_learning_rates(optimizer, settings, done, share)
                 both = share >= settings.loss.self_supervised_start
                 if recording is None or recorded != both:
