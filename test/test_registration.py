@@ -347,25 +347,21 @@ def test_rows_are_looked_for_in_any_order_each_in_its_own_place() -> None:
 def as_each_alone(
     pyramid: Pyramid,
     templates: Sequence[Template],
-    rows: Tensor,
-    frames: Tensor,
-    start: Tensor,
-    affine: Tensor,
+    asked: tuple[Tensor, Tensor, Tensor, Tensor],
     coarsest: int,
     tolerance: float,
 ) -> Patches:
     """Patches registered together, which are found as each is by itself.
 
     Args:
+        asked: rows, frames, starts and warps, see `register`.
         tolerance: of their places, px; a tenth of it of their warps.
     """
-    found = register(pyramid, templates, rows, frames, start, affine, coarsest, 16.0, OPTIONS)
-    for k in range(len(rows)):
+    found = register(pyramid, templates, *asked, coarsest, 16.0, OPTIONS)
+    for k in range(len(asked[0])):
         one = slice(k, k + 1)
-        alone = register(
-            pyramid, templates, rows[one], frames[one], start[one], affine[one], coarsest, 16.0,
-            OPTIONS,
-        )  # fmt: skip
+        rows, frames, start, affine = (part[one] for part in asked)
+        alone = register(pyramid, templates, rows, frames, start, affine, coarsest, 16.0, OPTIONS)
         for name, far in (("points", tolerance), ("affine", tolerance / 10), ("error", 1e-3)):
             torch.testing.assert_close(
                 getattr(found, name)[one], getattr(alone, name), atol=far, rtol=0
@@ -382,7 +378,8 @@ def test_many_frames_at_once_are_as_each_alone() -> None:
     frames = torch.tensor([3, 3, 1, 1, 1, 4, 4, 2, 2, 2])
     rows = torch.tensor([0, 4, 1, 2, 3, 0, 1, 4, 3, 0])
     start, affine = moved(queries)[rows] + around(2.0, 10), torch.eye(2).repeat(10, 1, 1)
-    found = as_each_alone(pyramid, templates, rows, frames, start, affine, COARSEST, 1e-3)
+    asked = rows, frames, start, affine
+    found = as_each_alone(pyramid, templates, asked, COARSEST, 1e-3)
     assert found.found.tolist() == [frame != 4 for frame in frames.tolist()]
 
 
@@ -399,7 +396,8 @@ def test_patches_of_all_sizes_at_once_are_as_each_alone(coarsest: int) -> None:
     affine = torch.stack(slopes)[frames - 1]
     start = torch.stack([moved(queries[row], slopes[frame - 1])
                          for row, frame in zip(rows, frames)]) + around(1.0, 12)  # fmt: skip
-    found = as_each_alone(pyramid, templates, rows, frames, start, affine, coarsest, 2e-3)
+    asked = rows, frames, start, affine
+    found = as_each_alone(pyramid, templates, asked, coarsest, 2e-3)
     assert found.found.all()
 
 
